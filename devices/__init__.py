@@ -1,0 +1,1 @@
+"""Boards: profiles and the probe that recognises them."""

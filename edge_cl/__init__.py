@@ -1,0 +1,22 @@
+"""edge-cl: continual learning of new object classes on the robot itself (CL-LoRA on frozen vision transformers)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge_cl.config import LearnConfig
+    from edge_cl.errors import EdgeClError
+    from edge_cl.learner import Learner
+
+__all__ = ["EdgeClError", "LearnConfig", "Learner"]
+
+_HOMES = {"EdgeClError": "edge_cl.errors", "LearnConfig": "edge_cl.config", "Learner": "edge_cl.learner"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used: `import edge_cl` stays light."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'edge_cl' has no attribute {name!r}")

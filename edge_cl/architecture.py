@@ -1,0 +1,115 @@
+"""Building a backbone: which timm vision transformers are supported, and how weights are fitted to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from edge_cl.backbone import Backbone
+from edge_cl.errors import BackboneError, did_you_mean
+from edge_cl.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What rebuilds a backbone, together with its weights.
+
+    Attributes:
+        name: timm architecture name, or the name of the backbone shipped with the package.
+        image_size: side of the input, pixels.
+        split: number of blocks in the prefix.
+        preprocess: how pictures become input.
+        overrides: further arguments of the timm model.
+    """
+
+    name: str
+    image_size: int
+    split: int
+    preprocess: Preprocess
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the specification as plain JSON values."""
+        return {
+            "name": self.name,
+            "image_size": self.image_size,
+            "split": self.split,
+            "preprocess": self.preprocess.to_json(),
+            "overrides": dict(self.overrides),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> BackboneSpec:
+        """Read what `to_json` wrote."""
+        return cls(**{**values, "preprocess": Preprocess.from_json(values["preprocess"])})
+
+
+def build(spec: BackboneSpec, weights: Mapping[str, Tensor]) -> Backbone:
+    """Build a frozen backbone from its specification and weights.
+
+    Position embeddings are resampled to the input size; a classification head among the weights is left out.
+
+    Raises:
+        BackboneError: an unknown or unsupported architecture, or weights that do not fit it.
+    """
+    vit = _create(spec)
+    state = dict(checkpoint_filter_fn(dict(weights), vit))
+    wanted = vit.state_dict()
+    heads = ("head.", "head_dist.", "fc.")
+    extra = [key for key in state if key not in wanted and not key.startswith(heads)]
+    missing = [key for key in wanted if key not in state]
+    wrong = [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if missing or wrong or extra:
+        faults = [*(f"missing {key}" for key in missing), *wrong, *(f"unexpected {key}" for key in extra)]
+        raise BackboneError(
+            f"The weights do not fit {spec.name}: {'; '.join(faults[:6])}"
+            + (f" and {len(faults) - 6} more." if len(faults) > 6 else "."),
+            mend="Name the architecture that they belong to with --backbone.",
+        )
+    vit.load_state_dict({key: state[key].to(wanted[key].dtype) for key in wanted})
+    return Backbone(vit, spec.split)
+
+
+def _create(spec: BackboneSpec) -> VisionTransformer:
+    if not timm.is_model(spec.name):
+        raise BackboneError(
+            f"timm knows no architecture {spec.name!r}.",
+            mend=did_you_mean(spec.name, [*timm.list_models("*vit*"), *timm.list_models("deit*")]),
+        )
+    try:
+        vit = timm.create_model(spec.name, img_size=spec.image_size, num_classes=0, **spec.overrides)
+    except (TypeError, AssertionError, RuntimeError, ValueError) as error:
+        raise BackboneError(
+            f"{spec.name} cannot be built for {spec.image_size} px: {error}.",
+            mend="Choose a plain ViT (vit_* or deit_*) and an --image-size that its patch size divides.",
+        ) from error
+    if not isinstance(vit, VisionTransformer) or not all(map(_has_fused_projection, vit.blocks)):
+        raise BackboneError(
+            f"{spec.name} is not a plain vision transformer with fused query-key-value projections.",
+            mend="Choose a vit_* or deit_* model, for example vit_tiny_patch16_224.",
+        )
+    (patch, _), depth = vit.patch_embed.patch_size, len(vit.blocks)
+    if spec.image_size % patch:
+        raise BackboneError(
+            f"{spec.name} has patches of {patch} px, which do not divide {spec.image_size} px.",
+            mend=f"Choose an --image-size that is a multiple of {patch}.",
+        )
+    if not 0 < spec.split < depth:
+        raise BackboneError(
+            f"Cannot split the {depth} blocks of {spec.name} after block {spec.split}.",
+            mend=f"Split between 1 and {depth - 1}.",
+        )
+    return vit
+
+
+def _has_fused_projection(block: nn.Module) -> bool:
+    return isinstance(getattr(getattr(block, "attn", None), "qkv", None), nn.Linear)

@@ -1,0 +1,434 @@
+"""The command line: `edge-cl VERB`. Messages go to stderr; with --json exactly one JSON object goes to stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import typer
+from rich.console import Console
+
+from edge_cl.config import LearnConfig, Method, Rule, Schedule, SharedUpdate
+from edge_cl.errors import EdgeClError
+
+app = typer.Typer(
+    help="Teach a robot new things to recognise, on the robot, without forgetting and without keeping old pictures.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+messages = Console(stderr=True, highlight=False)
+answers = Console(highlight=False, soft_wrap=True)
+
+
+StoreOption = Annotated[
+    Path,
+    typer.Option(
+        "--store",
+        metavar="DIR",
+        envvar="EDGE_CL_STORE",
+        help="Where the learner lives.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+BackboneOption = Annotated[str, typer.Option("--backbone", help="timm name; the shipped backbone if not given.")]
+WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Local .safetensors file of its weights.")]
+SizeOption = Annotated[int | None, typer.Option("--image-size", min=8, help="Side of the input, pixels.")]
+RuleOption = Annotated[Rule, typer.Option("--rule", help="How task branches are combined.")]
+DEFAULT_STORE = Path("edge_cl_store")
+DEFAULTS = LearnConfig()
+
+
+def emit(as_json: bool, value: Any, show: Callable[[], None]) -> None:
+    """Print a result: as JSON on stdout, or for people."""
+    if as_json:
+        print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    else:
+        show()
+
+
+def say(text: str) -> None:
+    """Print a message to stderr, as it stands."""
+    messages.print(text, markup=False)
+
+
+def warn_skipped(skipped: Any) -> None:
+    """Name what was not used, on stderr."""
+    for item in skipped:
+        say(f"skipped {item['path']}: {item['why']}")
+
+
+@app.command()
+def init(
+    store: StoreOption = DEFAULT_STORE,
+    backbone: BackboneOption = "",
+    weights: WeightsOption = None,
+    image_size: SizeOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Make a store around a frozen backbone."""
+    from edge_cl.learner import Learner
+
+    learner = Learner.init(store, backbone=backbone, weights=weights, image_size=image_size, device=device)
+    head = learner.store.head
+    value = {"store": str(store), "version": head.number, "backbone": learner.state["backbone"]}
+    emit(as_json, value, lambda: say(f"Made {store} around {head.record['backbone']}."))
+
+
+@app.command()
+def learn(
+    new_classes: Annotated[
+        Path, typer.Option("--new-classes", metavar="DIR", help="One sub-folder of pictures a class.")
+    ],
+    store: StoreOption = DEFAULT_STORE,
+    task: Annotated[str | None, typer.Option("--task", help="Name of the task.")] = None,
+    method: Annotated[Method, typer.Option("--method", help="prototype: statistics alone.")] = DEFAULTS.method,
+    epochs: Annotated[int, typer.Option("--epochs", min=1)] = DEFAULTS.epochs,
+    seed: Annotated[int, typer.Option("--seed")] = DEFAULTS.seed,
+    schedule: Annotated[
+        Schedule, typer.Option("--schedule", help="joint: the published schedule, for comparison.")
+    ] = DEFAULTS.schedule,
+    shared_update: Annotated[
+        SharedUpdate, typer.Option("--shared-update", help="What later tasks do to the shared adapter.")
+    ] = DEFAULTS.shared_update,
+    max_forgetting: Annotated[
+        float | None,
+        typer.Option("--max-forgetting", metavar="POINTS", help="Most that old classes may lose."),
+    ] = None,
+    update: Annotated[bool, typer.Option("--update", help="New pictures of known classes join.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table of classes; learn nothing.")] = False,
+    backbone: BackboneOption = "",
+    weights: WeightsOption = None,
+    image_size: SizeOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Learn the classes of a folder as one task, and put the result in force."""
+    from edge_cl.learner import Learner
+    from edge_cl.store import Store
+
+    config = LearnConfig(
+        method=method,
+        epochs=epochs,
+        seed=seed,
+        schedule=schedule,
+        shared_update=shared_update,
+        max_forgetting=max_forgetting,
+    )
+    if Store.exists(store):
+        learner = Learner.open(store, device=device)
+        if weights is not None:
+            learner.require_weights(weights)
+    else:
+        _require_learnable(new_classes, config)
+        if dry_run:
+            learner = None
+        else:
+            say(f"There is no store at {store} yet: making one.")
+            learner = Learner.init(store, backbone=backbone, weights=weights, image_size=image_size, device=device)
+    if dry_run:
+        _dry_run(learner, new_classes, config, update, as_json)
+        return
+    assert learner is not None
+    with Progress() as progress:
+        report = learner.learn(new_classes, config, task=task, update=update, progress=progress)
+    warn_skipped(report.skipped)
+    emit(as_json, report.to_json(), lambda: _show_report(report, store))
+
+
+def _require_learnable(new_classes: Path, config: LearnConfig) -> None:
+    from edge_cl.pictures import read_folder
+
+    read_folder(new_classes)
+
+
+def _dry_run(learner: Any, new_classes: Path, config: LearnConfig, update: bool, as_json: bool) -> None:
+    from edge_cl.intake import Intake
+    from edge_cl.pictures import read_folder
+
+    if learner is None:
+        intake = Intake.of(read_folder(new_classes), (), update=update, hold_out=config.hold_out)
+    else:
+        intake = learner.look(new_classes, config, update=update)
+    value = intake.to_json()
+
+    def show() -> None:
+        table = _table("class", "state", "pictures", "held out")
+        for row in value["classes"]:
+            table.add_row(row["name"], row["state"], str(row["pictures"]), str(row["hold_out"]))
+        answers.print(table)
+        say("Dry run: nothing was learned.")
+
+    warn_skipped(value["skipped"])
+    emit(as_json, value, show)
+
+
+def _show_report(report: Any, store: Path) -> None:
+    from edge_cl.report import percent, weakest
+
+    old = report.old_class_accuracy
+    table = _table(f"version {report.version}", "")
+    rows = [
+        ("new classes", f"{len(report.classes)} from {report.images} pictures"),
+        ("known classes", str(len(report.known_classes))),
+        ("accuracy on new classes (hold-out)", percent(report.holdout_accuracy)),
+        ("old classes before → after", f"{percent(old['before'])} → {percent(old['after'])}"),
+        ("forgetting", f"{report.forgetting * 100:.1f} points"),
+        ("time", ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items())),
+        ("peak memory", f"{report.peak_memory_mb:.0f} MB"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    answers.print(table)
+    for name, accuracy in weakest(report.class_accuracy, 3):
+        say(f"weak: {name} ({percent(accuracy)})")
+    for note in report.notes:
+        say(f"note: {note}")
+    say(f"Full report: edge-cl log --report --store {store}")
+
+
+@app.command()
+def predict(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Pictures and folders of pictures.")],
+    store: StoreOption = DEFAULT_STORE,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to list.")] = 3,
+    rule: RuleOption = "routed",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Say what is on pictures."""
+    from edge_cl.learner import Learner
+    from edge_cl.pictures import path_text
+
+    result = Learner.open(store, device=device).predict(*sources, top=top, rule=rule)
+    rows: list[dict[str, Any]] = [
+        {
+            "source": path_text(answer.source),
+            "label": answer.prediction.label,
+            "confidence": answer.prediction.confidence,
+            "unknown": answer.prediction.unknown,
+            "top": [{"label": label, "confidence": p} for label, p in answer.prediction.top],
+        }
+        for answer in result.answers
+    ]
+    warn_skipped(result.skipped)
+
+    def show() -> None:
+        for row in rows:
+            listed = ", ".join(f"{t['label']} {t['confidence']:.2f}" for t in row["top"])
+            mark = "  (unknown: unlike every class known)" if row["unknown"] else ""
+            answers.print(f"{row['source']}: {row['label']} {row['confidence']:.2f}{mark}  [{listed}]", markup=False)
+
+    emit(as_json, {"predictions": rows, "skipped": result.skipped}, show)
+
+
+@app.command("eval")
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="DIR/<class>/*.jpg")],
+    store: StoreOption = DEFAULT_STORE,
+    rule: RuleOption = "routed",
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure accuracy on a folder of labelled pictures."""
+    from edge_cl.learner import Learner
+    from edge_cl.report import percent, weakest
+
+    result = Learner.open(store, device=device).evaluate(folder, rule=rule)
+    warn_skipped(result["skipped"])
+
+    def show() -> None:
+        table = _table("", f"{result['images']} pictures")
+        table.add_row("accuracy", percent(result["accuracy"]))
+        table.add_row("mean over classes", percent(result["macro_accuracy"]))
+        table.add_row("called unknown", percent(result["unknown_rate"]))
+        for number, accuracy in enumerate(result["per_task"], 1):
+            table.add_row(f"task {number}", percent(accuracy))
+        for name, value in weakest(result["per_class"], 5):
+            table.add_row(f"weak: {name}", percent(value))
+        answers.print(table)
+
+    emit(as_json, result, show)
+
+
+@app.command()
+def classes(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """List the classes known."""
+    from edge_cl.learner import Learner
+
+    rows = Learner.open(store).classes()
+
+    def show() -> None:
+        table = _table("id", "class", "task", "pictures")
+        for row in rows:
+            table.add_row(str(row["id"]), row["name"], row["task"], str(row["pictures"]))
+        answers.print(table)
+
+    emit(as_json, {"classes": rows}, show)
+
+
+@app.command()
+def rename(old: str, new: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """Give a class another name."""
+    from edge_cl.learner import Learner
+
+    version = Learner.open(store).rename(old, new)
+    emit(as_json, {"version": version.number, "old": old, "new": new}, lambda: say(f"{old} is now {new}."))
+
+
+@app.command()
+def forget(
+    names: Annotated[list[str], typer.Argument(metavar="CLASS...")],
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget classes, without retraining."""
+    from edge_cl.learner import Learner
+
+    version = Learner.open(store).forget(names)
+    value = {"version": version.number, "forgotten": names, "known_classes": version.record["classes"]}
+    emit(as_json, value, lambda: say(f"Forgot {', '.join(names)}; edge-cl rollback brings them back."))
+
+
+@app.command()
+def log(
+    store: StoreOption = DEFAULT_STORE,
+    report: Annotated[bool, typer.Option("--report", help="Print the report of the version in force.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the versions."""
+    from edge_cl.learner import Learner
+    from edge_cl.report import percent
+
+    learner = Learner.open(store)
+    head = learner.store.head
+    if report:
+        _show_saved_report(learner, as_json)
+        return
+    rows: list[dict[str, Any]] = [
+        {
+            "version": v.number,
+            "parent": v.parent,
+            "kind": v.kind,
+            "task": v.record.get("task"),
+            "classes": v.record.get("classes", []),
+            "created": v.created,
+            "holdout_accuracy": v.record.get("holdout_accuracy"),
+        }
+        for v in learner.log()
+    ]
+
+    def show() -> None:
+        table = _table("", "version", "parent", "what", "classes", "hold-out", "created")
+        for row in rows:
+            mark = "→" if row["version"] == head.number else ""
+            what = f"{row['kind']} {row['task'] or ''}".strip()
+            parent = "" if row["parent"] is None else str(row["parent"])
+            accuracy = percent(row["holdout_accuracy"], "")
+            table.add_row(mark, str(row["version"]), parent, what, str(len(row["classes"])), accuracy, row["created"])
+        answers.print(table)
+
+    emit(as_json, {"versions": rows, "head": head.number}, show)
+
+
+def _show_saved_report(learner: Any, as_json: bool) -> None:
+    store, head = learner.store, learner.store.head
+    if "report.md" not in head.objects:
+        raise EdgeClError(
+            f"Version {head.number} is no learn: it has no report.", mend="edge-cl log lists the versions."
+        )
+    value = {
+        **store.read_json(head, "metrics.json"),
+        "files": {name: str(store.object_path(head, name)) for name in ("report.md", "metrics.json", "plot.png")},
+    }
+
+    def show() -> None:
+        answers.print(store.read_bytes(head, "report.md").decode(), markup=False)
+        say(f"Plot: {value['files']['plot.png']}")
+
+    emit(as_json, value, show)
+
+
+@app.command()
+def rollback(
+    version: Annotated[int | None, typer.Argument(metavar="[VERSION]", help="The one before, if not given.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Put an earlier version in force."""
+    from edge_cl.learner import Learner
+
+    head = Learner.open(store, repair=True).rollback(version)
+    value = {"version": head.number, "known_classes": head.record.get("classes", [])}
+    emit(as_json, value, lambda: say(f"Version {head.number} is in force."))
+
+
+class Progress:
+    """Shows stages, bars and time left on stderr; a line a stage where stderr is no terminal."""
+
+    names: ClassVar[Mapping[str, str]] = {
+        "shared": "train shared and base adapter",
+        "prefix": "compute prefix tokens",
+        "train": "train task adapter",
+        "head": "compute statistics",
+    }
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bars = Bars(*columns, console=messages, disable=not messages.is_terminal)
+        self.tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Progress:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that a stage has done so many of its steps."""
+        if stage not in self.tasks:
+            self.tasks[stage] = self.bars.add_task(self.names.get(stage, stage), total=total)
+            if not messages.is_terminal:
+                say(f"{self.names.get(stage, stage)} ...")
+        self.bars.update(self.tasks[stage], completed=done, total=total)
+
+
+def _table(*columns: str) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def main() -> None:
+    """Run the command line; the exit status is 0 done, 1 could not do it, 2 bad usage."""
+    try:
+        app()
+    except EdgeClError as error:
+        for fault in error.faults:
+            say(f"error: {fault}")
+        if error.mend:
+            say(error.mend)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("Interrupted. Nothing was committed; the same command resumes.")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Settings of a learn, with the defaults that were measured (docs/accuracy.md)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from edge_cl.errors import UsageError, did_you_mean
+
+Method = Literal["cl-lora", "prototype"]
+Schedule = Literal["two-stage", "joint"]
+SharedUpdate = Literal["freeze", "distil", "correct"]
+Rule = Literal["routed", "base", "published"]
+
+
+@dataclass(frozen=True)
+class LearnConfig:
+    """How one task is learned.
+
+    Attributes:
+        method: "cl-lora" trains adapters; "prototype" takes statistics only.
+        epochs: passes over the task's pictures in each training stage.
+        seed: fixes every random choice.
+        schedule: "two-stage" trains task adapters on cached prefix tokens; "joint" is the published schedule.
+        shared_update: what later tasks do to the shared adapter: "freeze" leaves it as the first adapted task made
+            it, "distil" goes on training it with early-exit distillation as published, "correct" also moves the
+            stored statistics along.
+        r: rank of every adapter.
+        learning_rate: of SGD at the start of each stage.
+        batch_size: pictures a step.
+        weight_decay: L2 penalty.
+        views: augmented views of a picture whose prefix tokens are cached.
+        view_scale: smallest area of a view, as a fraction of the picture.
+        adapt_classes: fewest classes, and
+        adapt_pictures: fewest pictures of a task that train the shared and base adapter for the first time.
+        shrinkage: isotropic share of the pooled covariance.
+        covariance_rank: directions of the pooled covariance that are kept.
+        branch_weight: share of a task branch in the answer within its task.
+        hold_out: fraction of the pictures that measure the result.
+        probes: most hold-out pictures of a class whose features stay behind to measure forgetting.
+        max_forgetting: points (hundredths) that old classes may lose before the learn is refused, or None.
+    """
+
+    method: Method = "cl-lora"
+    epochs: int = 10
+    seed: int = 0
+    schedule: Schedule = "two-stage"
+    shared_update: SharedUpdate = "freeze"
+    r: int = 10
+    learning_rate: float = 0.05
+    batch_size: int = 32
+    weight_decay: float = 5e-4
+    views: int = 4
+    view_scale: float = 0.2
+    adapt_classes: int = 5
+    adapt_pictures: int = 50
+    shrinkage: float = 0.2
+    covariance_rank: int = 512
+    branch_weight: float = 0.5
+    hold_out: float = 0.1
+    probes: int = 5
+    max_forgetting: float | None = None
+
+    def __post_init__(self) -> None:
+        faults = []
+        for name, value, known in (
+            ("method", self.method, get_args(Method)),
+            ("schedule", self.schedule, get_args(Schedule)),
+            ("shared_update", self.shared_update, get_args(SharedUpdate)),
+        ):
+            if value not in known:
+                faults.append(f"Unknown {name} {value!r}. {did_you_mean(value, known)}")
+        for name in ("epochs", "r", "batch_size", "views", "covariance_rank", "adapt_classes"):
+            if getattr(self, name) < 1:
+                faults.append(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if not self.learning_rate > 0:
+            faults.append(f"learning_rate must be positive, not {self.learning_rate}.")
+        for name in ("shrinkage", "branch_weight", "hold_out", "view_scale"):
+            if not 0 <= getattr(self, name) <= 1:
+                faults.append(f"{name} must lie between 0 and 1, not {getattr(self, name)}.")
+        if faults:
+            raise UsageError(*faults)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain JSON values."""
+        return asdict(self)

@@ -1,0 +1,240 @@
+"""Decode one picture file, whatever its mode and orientation, to upright 8-bit RGB, or say why it cannot be.
+
+Colour profiles are not applied, as when backbones are trained, and of an animation the first frame counts.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from edge_cl.errors import EdgeClError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # and MPO, as JPEG; no other decoder ever runs
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+# Pictures of a kind that is not read: named as such.
+# fmt: off
+UNSUPPORTED = frozenset({
+    ".svg", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf",
+    ".rw2", ".raf", ".psd", ".tga", ".ico", ".pdf", ".eps",
+})
+# fmt: on
+FOLDER = "folder"
+MIN_SIDE = 8  # pixels
+MAX_PIXELS = 178_956_970  # Pillow's own hard limit: 0.7 GB decoded
+MAX_BYTES = 512 * 2**20
+
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
+_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"avif": "AVIF"}
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What counts as white, per mode: the first that no pixel exceeds, or else the brightest pixel.
+_WHITES = {"F": (1.0, 255.0, 65535.0), "I": (65535.0,)}
+
+# Pillow logs some faults as errors besides raising them; without a handler they would reach stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+class PictureError(EdgeClError):
+    """One picture cannot be read.
+
+    Args:
+        path: the file.
+        why: the reason, in a few words.
+    """
+
+    def __init__(self, path: Path, why: str) -> None:
+        self.path = path
+        self.why = why
+        super().__init__(f"{path_text(path)}: {why}.", mend="Replace the file or take it out.")
+
+
+def path_text(path: Path) -> str:
+    """Return the path as text that can always be printed and written as JSON, on one line.
+
+    Bytes that are not UTF-8 and control characters become U+FFFD.
+    """
+    text = os.fsencode(path).decode("utf-8", "replace")
+    return "".join("\ufffd" if ord(c) < 32 or 127 <= ord(c) < 160 else c for c in text)
+
+
+def os_reason(error: OSError) -> str:
+    """Return in a few words why a file or folder could not be read."""
+    known = {
+        errno.EACCES: "no permission to read it",
+        errno.EPERM: "no permission to read it",
+        errno.ENOENT: "missing, or a link to nothing",
+        errno.ELOOP: "a link that leads back to itself",
+    }
+    return known.get(error.errno or 0, f"cannot be read: {error.strerror or error}")
+
+
+def path_kind(path: Path) -> str:
+    """Return `FOLDER`, "" for a file with a picture's name, or why the path is of no use."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return os_reason(error)
+    suffix = path.suffix.lower()
+    if stat.S_ISDIR(mode):
+        return FOLDER
+    if not stat.S_ISREG(mode):
+        return "not a regular file"
+    if suffix in UNSUPPORTED:
+        return f"{suffix[1:].upper()} files are not supported; save it as JPEG or PNG"
+    return "" if suffix in SUFFIXES else "not a picture's file name"
+
+
+def open_picture(path: Path, *, at_least: int | None = None) -> Image.Image:
+    """Return a picture as upright 8-bit RGB.
+
+    Args:
+        path: a picture file.
+        at_least: the shorter side wanted, in pixels; a larger JPEG may then come scaled down by 2, 4 or 8
+            while its shorter side stays at least this, which decodes a large photo several times faster.
+
+    Raises:
+        PictureError: the file cannot be read, or is not a picture.
+    """
+    with _explained(path):
+        image, _ = _decoded(path, _contents(path), at_least)
+        turn = _UPRIGHT.get(_orientation(image))
+        image = _to_rgb(image)
+        return image if turn is None else image.transpose(turn)
+
+
+def check_picture(path: Path) -> tuple[str, tuple[int, int]]:
+    """Read a picture wholly once and return its SHA-256 and its upright (width, height).
+
+    Raises:
+        PictureError: the file cannot be read, is not a picture, or is too small or too large.
+    """
+    with _explained(path):
+        data = _contents(path)
+        # The smallest JPEG scale still reads every byte, so a file cut short is found.
+        image, (width, height) = _decoded(path, data, MIN_SIDE)
+        _to_rgb(image.crop((0, 0, 1, 1)))  # raises if this mode cannot be converted
+        if _orientation(image) >= 5:
+            width, height = height, width
+    return hashlib.sha256(data).hexdigest(), (width, height)
+
+
+def _contents(path: Path) -> bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe or a device could block for ever
+        raise PictureError(path, "not a regular file")
+    if status.st_size > MAX_BYTES:
+        raise PictureError(path, f"larger than {MAX_BYTES >> 20} MiB")
+    data = path.read_bytes()
+    if not data:
+        raise PictureError(path, "zero bytes")
+    return data
+
+
+def _decoded(path: Path, data: bytes, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """Return the decoded picture, and its size by the header: before scaling, and turning if not TIFF."""
+    image = Image.open(BytesIO(data), formats=FORMATS)
+    size = image.size
+    if image.width * image.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    if min(size) < MIN_SIDE:
+        raise PictureError(path, f"too small: {size[0]}x{size[1]}, the least is {MIN_SIDE} pixels a side")
+    if at_least is not None:
+        image.draft(None, (at_least, at_least))  # only JPEG heeds it
+    image.load()
+    return image, size
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; call it after loading, as Pillow turns TIFF by itself then."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged metadata must not cost a good picture
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return 8-bit RGB: deep greys scaled to 8 bits, transparency laid on white."""
+    if image.mode in _WHITES or image.mode.startswith("I;16"):
+        grey = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
+        peak = float(grey.max())
+        white = next((w for w in _WHITES.get(image.mode, (65535.0,)) if peak <= w), peak)
+        return Image.fromarray(np.rint(grey.clip(0) * (255.0 / white)).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn whatever Pillow raises on a damaged file into a `PictureError`, and let it print nothing."""
+    try:
+        with _pillow_muted:
+            yield
+    except PictureError:
+        raise
+    except Image.DecompressionBombError:
+        raise PictureError(path, f"more than {MAX_PIXELS // 10**6} megapixels") from None
+    except UnidentifiedImageError:
+        raise PictureError(path, _unidentified(path)) from None
+    except MemoryError:
+        raise PictureError(path, "too large for the memory there is") from None
+    except OSError as error:
+        cut = "damaged or cut short" if error.errno is None else os_reason(error)
+        raise PictureError(path, cut) from error
+    except Exception as error:  # plugins raise anything from struct.error to SyntaxError
+        raise PictureError(path, f"damaged: {' '.join(str(error).split()).rstrip('.')}") from error
+
+
+def _unidentified(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[4:8] == b"ftyp" and start[8:12] in _BRANDS:
+        return f"{_BRANDS[start[8:12]]} pictures are not supported; save it as JPEG or PNG"
+    return "damaged or cut short" if start.startswith(_SIGNATURES) else "not a picture"
+
+
+class _Muted:
+    """Mutes Pillow's warnings while any thread is inside: `catch_warnings` alone is not safe to overlap."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\b")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._caught.__exit__(None, None, None)
+
+
+_pillow_muted = _Muted()

@@ -1,0 +1,208 @@
+"""The head: everything that turns features into an answer, in numpy alone.
+
+Base scores are linear discriminants over all blocks (LDA, one covariance pooled over all tasks). Their posterior,
+summed over the classes of each task, routes a picture to task branches; a branch's own discriminant then shares out
+that task's probability among its classes:
+
+    p(c) = p_base(t) [(1 - w) p_base(c | t) + w p_branch(c | t)]      for the classes c of a routed task t
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_cl.statistics import Array, Indices, Precision, Statistics
+
+PRIOR_SPREAD = 0.3  # squared distance from the class mean per squared norm, before any spread is measured
+
+Tensors = Mapping[str, npt.NDArray[np.generic]]
+
+
+def softmax(scores: Array) -> Array:
+    """Return the softmax over the last axis."""
+    shifted = np.exp(scores - scores.max(-1, keepdims=True))
+    result: Array = shifted / shifted.sum(-1, keepdims=True)
+    return result
+
+
+def precision_of(statistics: Statistics, *, shrinkage: float) -> Precision:
+    """Return the inverse covariance, finite even when every class has a single picture."""
+    prior = PRIOR_SPREAD * float((statistics.means**2).sum(1).mean()) if len(statistics) else 1.0
+    return Precision.of(statistics.scatter, shrinkage=shrinkage, prior_trace=prior)
+
+
+@dataclass(frozen=True)
+class Discriminant:
+    """Linear discriminant analysis with equal priors: `score_c = weight_c . x + bias_c`.
+
+    Attributes:
+        weight: (C, F).
+        bias: (C,).
+        centre: mean of the class means, which distances are taken from, (F,).
+    """
+
+    weight: Array
+    bias: Array
+    centre: Array
+
+    @classmethod
+    def of(cls, means: Array, precision: Precision) -> Discriminant:
+        """Fit to class means (C, F) and the inverse of their common covariance."""
+        centre = means.mean(0)
+        offsets = means - centre
+        weight = precision.apply(offsets)
+        bias = -0.5 * (offsets * weight).sum(1)
+        return cls(weight, bias, centre)
+
+    def scores(self, features: Array) -> Array:
+        """Return log posteriors up to a constant per picture: (n, F) to (n, C)."""
+        result: Array = (features - self.centre) @ self.weight.T + self.bias
+        return result
+
+    def without(self, classes: Indices) -> Discriminant:
+        """Return the discriminant with some classes deleted."""
+        return Discriminant(np.delete(self.weight, classes, 0), np.delete(self.bias, classes), self.centre)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What a task branch knows of its own classes.
+
+    Attributes:
+        classes: permanent class ids, in the order of the rows below, (C_t,).
+        discriminant: over the branch's features of all blocks.
+        prototypes: mean class token of each class in this branch, (C_t, D), for the published rule.
+        weight: w, the branch's share in the answer within its task.
+        temperature: divides the branch's scores before the softmax.
+    """
+
+    classes: Indices
+    discriminant: Discriminant
+    prototypes: Array
+    weight: float
+    temperature: float = 1.0
+
+    def without(self, classes: set[int]) -> Branch:
+        """Return the branch with some class ids deleted."""
+        rows = np.flatnonzero([int(c) in classes for c in self.classes])
+        return replace(
+            self,
+            classes=np.delete(self.classes, rows),
+            discriminant=self.discriminant.without(rows),
+            prototypes=np.delete(self.prototypes, rows, 0),
+        )
+
+    def posterior(self, scores: Array) -> Array:
+        """Turn the discriminant's scores (n, C_t) into probabilities of the task's classes."""
+        return softmax(scores / np.float32(self.temperature))
+
+    def cosine(self, last: Array) -> Array:
+        """Return the cosine of class tokens (n, D) to the prototypes, (n, C_t): the published score (eq. 14)."""
+        unit = last / np.linalg.norm(last, axis=1, keepdims=True)
+        prototypes = self.prototypes / np.linalg.norm(self.prototypes, axis=1, keepdims=True)
+        result: Array = unit @ prototypes.T
+        return result
+
+    def to_numpy(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the tensors as they are stored."""
+        return {
+            "classes": self.classes,
+            "weight": self.discriminant.weight,
+            "bias": self.discriminant.bias,
+            "centre": self.discriminant.centre,
+            "prototypes": self.prototypes,
+            "share": np.asarray([self.weight, self.temperature], np.float32),
+        }
+
+    @classmethod
+    def from_numpy(cls, tensors: Tensors) -> Branch:
+        """Rebuild a branch from what `to_numpy` gave."""
+        get = {name: value.astype(np.float32) for name, value in tensors.items()}
+        discriminant = Discriminant(get["weight"], get["bias"], get["centre"])
+        weight, temperature = map(float, get["share"])
+        return cls(tensors["classes"].astype(np.int64), discriminant, get["prototypes"], weight, temperature)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Scores, routing, confidence and the unknown test over all classes known.
+
+    Attributes:
+        classes: permanent class ids, in the order of the statistics' rows, (C,).
+        tasks: task of each class, (C,).
+        discriminant: of the base branch.
+        precision: inverse of the pooled covariance.
+        branches: by task.
+        temperature: divides the scores before the softmax.
+        threshold: squared Mahalanobis distance above which a picture is unknown.
+        routed: k, how many task branches a picture may be sent to.
+    """
+
+    classes: Indices
+    tasks: Indices
+    discriminant: Discriminant
+    precision: Precision
+    branches: Mapping[int, Branch] = field(default_factory=dict)
+    temperature: float = 1.0
+    threshold: float = float("inf")
+    routed: int = 1
+
+    @classmethod
+    def of(cls, statistics: Statistics, classes: Indices, tasks: Indices, *, shrinkage: float) -> Head:
+        """Build the head of the base branch from its statistics."""
+        precision = precision_of(statistics, shrinkage=shrinkage)
+        return cls(classes, tasks, Discriminant.of(statistics.means, precision), precision)
+
+    def base_posterior(self, features: Array) -> Array:
+        """Return class probabilities by the base branch, (n, F) to (n, C)."""
+        return softmax(self.discriminant.scores(features) / np.float32(self.temperature))
+
+    def distance(self, features: Array) -> Array:
+        """Return the squared Mahalanobis distance to the nearest class mean, (n, F) to (n,)."""
+        offset = features - self.discriminant.centre
+        nearest = (offset @ self.discriminant.weight.T + self.discriminant.bias).max(1)
+        result: Array = self.precision.square(offset) - 2 * nearest
+        return result
+
+    def route(self, posterior: Array) -> list[list[int]]:
+        """Choose each picture's task branches: the most probable tasks, summing over their classes.
+
+        Args:
+            posterior: base posterior, (n, C).
+
+        Returns:
+            For each picture up to `routed` tasks that have a branch worth asking, most probable first.
+        """
+        tasks = np.unique(self.tasks)
+        mass = np.stack([posterior[:, self.tasks == t].sum(1) for t in tasks], 1)
+        order = np.argsort(-mass, axis=1, kind="stable")[:, : self.routed]
+        asked = {t for t, branch in self.branches.items() if branch.weight > 0 and len(branch.classes) > 1}
+        return [[int(tasks[j]) for j in row if int(tasks[j]) in asked] for row in order]
+
+    def fuse(self, posterior: Array, task: int, scores: Array) -> Array:
+        """Share one task's probability out by its branch.
+
+        Args:
+            posterior: of the pictures routed to the task, (n, C).
+            task: which.
+            scores: of the same pictures by that task's branch discriminant, (n, C_t).
+
+        Returns:
+            The new posterior, (n, C); its sum over every task is unchanged.
+        """
+        branch = self.branches[task]
+        columns = self.columns(branch.classes)
+        mass = posterior[:, columns].sum(1, keepdims=True)
+        local = branch.posterior(scores)
+        fused: Array = posterior.copy()
+        fused[:, columns] = (1 - branch.weight) * posterior[:, columns] + branch.weight * mass * local
+        return fused
+
+    def columns(self, classes: Sequence[int] | Indices) -> Indices:
+        """Return the columns of some class ids."""
+        position = {int(c): i for i, c in enumerate(self.classes)}
+        return np.asarray([position[int(c)] for c in classes], np.int64)

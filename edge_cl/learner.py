@@ -1,0 +1,445 @@
+"""The learner: one store directory, everything that can be done with it. The command line is a thin layer over it."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_cl.config import LearnConfig
+from edge_cl.errors import EdgeClError, StoreError, UsageError, did_you_mean
+from edge_cl.store import JsonObject, Store, Version
+
+if TYPE_CHECKING:
+    from edge_cl.adaptation import Progress
+    from edge_cl.assessment import Assessment
+    from edge_cl.features import Encoder
+    from edge_cl.intake import Intake
+    from edge_cl.model import Model
+    from edge_cl.recognition import Prediction, Recogniser
+    from edge_cl.report import LearnReport
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The prediction for one picture file."""
+
+    source: Path
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers for the pictures of some sources.
+
+    Attributes:
+        answers: one a picture, in the order of the sources.
+        skipped: files that could not be read: {path, why}.
+    """
+
+    answers: Sequence[Answer]
+    skipped: Sequence[Mapping[str, str]]
+
+
+class Learner:
+    """Learns classes, answers for pictures, and keeps versions, in one store directory.
+
+    Torch is loaded when it is first needed: `log`, `classes`, `rename` and `rollback` do without.
+    """
+
+    def __init__(self, store: Store, *, device: str = "auto") -> None:
+        self.store = store
+        self.device = device
+
+    @classmethod
+    def init(
+        cls,
+        path: str | Path,
+        *,
+        backbone: str = "",
+        weights: str | Path | None = None,
+        image_size: int | None = None,
+        device: str = "auto",
+    ) -> Learner:
+        """Make a store around a frozen backbone; its weights are copied in.
+
+        Args:
+            path: directory of the store.
+            backbone: timm name; the shipped backbone if not given.
+            weights: local .safetensors file; the hub is asked if not given.
+            image_size: side of the input, pixels.
+            device: "auto", "cpu" or "cuda".
+
+        Raises:
+            BackboneError: unknown backbone, unreachable hub, weights that do not fit.
+            StoreError: there is a store already.
+        """
+        from edge_cl.architecture import build
+        from edge_cl.model import Model
+        from edge_cl.statistics import Statistics
+        from edge_cl.weights import find_backbone, read_weights
+
+        source = find_backbone(backbone, Path(weights) if weights else None, image_size)
+
+        def fill(transaction: Any) -> None:
+            if source.path is not None:
+                transaction.put_file("backbone", source.path)
+            else:
+                transaction.put_bytes("backbone", source.data)
+            model.save(transaction)
+
+        if source.path is not None:
+            vit = build(source.spec, read_weights(source.path))
+        else:
+            import safetensors.torch
+
+            vit = build(source.spec, safetensors.torch.load(source.data or b""))
+        width = vit.depth * vit.summaries_per_block * vit.width
+        model = Model(source.spec, LearnConfig(), Statistics.empty(width))
+        record: JsonObject = {"backbone": source.spec.name, "image_size": source.spec.image_size, "classes": []}
+        return cls(Store.create(path, record=record, fill=fill), device=device)
+
+    @classmethod
+    def open(cls, path: str | Path, *, device: str = "auto", repair: bool = False) -> Learner:
+        """Open an existing store.
+
+        Args:
+            path: directory of the store.
+            device: "auto", "cpu" or "cuda".
+            repair: open it even when HEAD is damaged, to roll back.
+        """
+        return cls(Store.open(path, repair=repair), device=device)
+
+    def require_weights(self, weights: str | Path) -> None:
+        """Refuse weights other than those the store was made with.
+
+        Raises:
+            StoreError: the file's SHA-256 is not the one recorded.
+        """
+        import hashlib
+
+        wanted = self.store.version(0).objects["backbone"].sha256
+        found = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        if found != wanted:
+            raise StoreError(
+                f"{self.store.path} was made with other weights: it wants SHA-256 {wanted}, {weights} has {found}.",
+                mend="Leave out --weights (the store keeps its own copy), or learn into a new --store.",
+            )
+
+    # What is known ------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """The JSON state of the version in force."""
+        state: Any = self.store.read_json(self.store.head, "state")
+        return state  # type: ignore[no-any-return]
+
+    def classes(self) -> list[dict[str, Any]]:
+        """Return the classes known: id, name, task, pictures."""
+        state = self.state
+        return [{**c, "task": state["task_names"][str(c["task"])]} for c in state["classes"]]
+
+    def log(self) -> list[Version]:
+        """Return the versions, oldest first."""
+        return self.store.versions()
+
+    @cached_property
+    def _loaded(self) -> dict[int, tuple[Model, Encoder]]:
+        return {}
+
+    def load(self, version: Version | None = None) -> tuple[Model, Encoder]:
+        """Return the model of a version (HEAD if not given) and the backbone with its adapters."""
+        import safetensors.torch
+
+        from edge_cl.architecture import build
+        from edge_cl.features import Encoder
+        from edge_cl.model import Model
+
+        version = version or self.store.head
+        if version.number not in self._loaded:
+            model = Model.load(self.store, version)
+            backbone = build(model.spec, safetensors.torch.load(self.store.read_bytes(version, "backbone")))
+            device = _device(self.device)
+            encoder = Encoder(backbone.to(device), model.spec.preprocess, model.shared, model.base, device)
+            self._loaded.clear()
+            self._loaded[version.number] = (model, encoder)
+        return self._loaded[version.number]
+
+    def recogniser(self, rule: str = "routed") -> Recogniser:
+        """Return what answers, for the version in force.
+
+        Raises:
+            UsageError: unknown rule.
+            EdgeClError: nothing has been learned yet.
+        """
+        from edge_cl.recognition import RULES, Recogniser
+
+        if rule not in RULES:
+            raise UsageError(f"Unknown rule {rule!r}.", mend=did_you_mean(rule, list(RULES)))
+        model, encoder = self.load()
+        if not model.classes:
+            raise EdgeClError(
+                f"{self.store.path} knows no class yet.",
+                mend=f"Teach some: edge-cl learn --new-classes DIR --store {self.store.path}",
+            )
+        return Recogniser(encoder, model.adapters, model.head(), model.names, rule)
+
+    # Learning -----------------------------------------------------------------------------------------------------
+
+    def look(self, new_classes: str | Path, config: LearnConfig | None = None, *, update: bool = False) -> Intake:
+        """Read a folder and hold it against the known classes; load no model, change nothing."""
+        from edge_cl.intake import Intake
+        from edge_cl.pictures import read_folder
+
+        known = [c["name"] for c in self.state["classes"]]
+        folder = read_folder(Path(new_classes))
+        return Intake.of(folder, known, update=update, hold_out=(config or LearnConfig()).hold_out)
+
+    def learn(
+        self,
+        new_classes: str | Path,
+        config: LearnConfig | None = None,
+        *,
+        task: str | None = None,
+        update: bool = False,
+        progress: Progress = no_progress,
+    ) -> LearnReport:
+        """Learn the classes of a folder, one sub-folder a class, and commit a new version.
+
+        Args:
+            new_classes: the folder.
+            config: settings.
+            task: name of the task.
+            update: let new pictures of known classes join their statistics.
+            progress: told (stage, steps done, steps in all).
+
+        Raises:
+            FolderError: the folder cannot be learned from; no model has been loaded then.
+            StoreError: another process is writing, or the store is damaged.
+            EdgeClError: old classes would lose more than `max_forgetting`; nothing is committed then.
+        """
+        from edge_cl.checkpoint import Checkpoint
+        from edge_cl.learning import Stopwatch, learn
+
+        config = config or LearnConfig()
+        start, stopwatch = time.monotonic(), Stopwatch()
+        with self.store.write(f"learn from {new_classes}") as transaction:
+            with stopwatch.stage("scan"):
+                intake = self.look(new_classes, config, update=update)
+            parent = transaction.parent
+            assert parent is not None
+            old, encoder = self.load(parent)
+            checkpoint = Checkpoint(self.store.work, _job_key(parent, intake, config, str(encoder.device)))
+            learned = learn(
+                old, encoder, intake, config, task, checkpoint=checkpoint, progress=progress, stopwatch=stopwatch
+            )
+            stopwatch.seconds["total"] = time.monotonic() - start
+            model, report = _assessed(old, learned.model, learned.task, learned.epochs, intake, stopwatch.seconds)
+            report = replace(report, version=parent.number + 1)
+            _require_little_forgetting(report, config.max_forgetting)
+            model.save(transaction)
+            transaction.keep("backbone")
+            number = transaction.next_number
+            report = replace(report, version=number)
+            transaction.put_bytes("report.md", report.to_markdown().encode())
+            transaction.put_json("metrics.json", report.to_json())
+            transaction.put_bytes("plot.png", report.plot())
+            transaction.commit(kind="learn", record=_record(report, model))
+            checkpoint.discard()
+        return report
+
+    def rename(self, old: str, new: str) -> Version:
+        """Give a class another name; its id stays."""
+        from edge_cl.pictures import class_name, class_name_fault
+
+        new = class_name(new)
+        with self.store.write(f"rename {old}") as transaction:
+            state = dict(self.state)
+            self._require_known([old], state)
+            names = [c["name"] for c in state["classes"]]
+            if new in names and new != old:
+                raise EdgeClError(f"There is a class {new!r} already.", mend="Choose another name, or forget it first.")
+            if fault := class_name_fault(new):
+                raise UsageError(f"{new!r} cannot be a class name: {fault}.", mend="Choose another name.")
+            state["classes"] = [{**c, "name": new if c["name"] == old else c["name"]} for c in state["classes"]]
+            transaction.put_json("state", state)
+            transaction.keep_all()
+            return transaction.commit(kind="rename", record=_summary(state, renamed=[old, new]))
+
+    def forget(self, names: Sequence[str]) -> Version:
+        """Forget classes without retraining."""
+        from edge_cl.assessment import calibrated
+
+        with self.store.write(f"forget {', '.join(names)}") as transaction:
+            self._require_known(names, self.state)
+            model, _ = self.load(transaction.parent)
+            model = calibrated(model.without(set(names)))
+            model.save(transaction)
+            transaction.keep("backbone")
+            state = model.state()
+            return transaction.commit(kind="forget", record=_summary(state, forgotten=list(names)))
+
+    def rollback(self, number: int | None = None) -> Version:
+        """Put an earlier version in force: the given one, else the parent of the one in force."""
+        with self.store.write("roll back") as transaction:
+            if number is None:
+                number = self.store.head.parent
+                if number is None:
+                    raise StoreError(
+                        "The version in force is the first: there is nothing before it.",
+                        mend="Name a version: edge-cl log lists them.",
+                    )
+            return transaction.move_head(number)
+
+    def _require_known(self, names: Sequence[str], state: Mapping[str, Any]) -> None:
+        known = [c["name"] for c in state["classes"]]
+        faults = [f"There is no class {n!r}. {did_you_mean(n, known)}" for n in names if n not in known]
+        if faults:
+            raise EdgeClError(*faults, mend="edge-cl classes lists what is known.")
+
+    # Answering ----------------------------------------------------------------------------------------------------
+
+    def predict(self, *sources: str | Path, top: int = 5, rule: str = "routed") -> Answers:
+        """Answer for picture files and folders of pictures."""
+        from edge_cl.intake import skipped_json
+        from edge_cl.learning import decode
+        from edge_cl.pictures import read_unlabelled
+
+        folder = read_unlabelled(*map(Path, sources))
+        recogniser = self.recogniser(rule)
+        pixels = decode(folder.pictures, recogniser.encoder.preprocess, copies=False).pixels
+        answers = recogniser.predict(pixels, top=top)
+        paired = zip(folder.pictures, answers, strict=True)
+        return Answers([Answer(p.path, a) for p, a in paired], skipped_json(folder))
+
+    def evaluate(self, folder: str | Path, *, rule: str = "routed") -> dict[str, Any]:
+        """Measure on a folder of pictures, one sub-folder a class.
+
+        Returns:
+            images, accuracy, macro_accuracy, per_class {name: accuracy}, per_task [accuracy], unknown_rate, seconds,
+            skipped.
+
+        Raises:
+            FolderError: the folder cannot be read, or holds a class that is not known.
+        """
+        from edge_cl.evaluation import evaluate
+        from edge_cl.pictures import read_folder
+
+        start = time.monotonic()
+        pictures = read_folder(Path(folder))
+        recogniser = self.recogniser(rule)
+        return {**evaluate(recogniser, pictures), "rule": rule, "seconds": time.monotonic() - start}
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"Unknown device {name!r}.", mend=did_you_mean(name, ["auto", "cpu", "cuda"]))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise EdgeClError("There is no CUDA device that torch can use.", mend="Pass --device cpu, or --device auto.")
+    return torch.device(name)
+
+
+def _job_key(parent: Version, intake: Intake, config: LearnConfig, device: str) -> dict[str, Any]:
+    """Name all that the result of a learn depends on."""
+    return {
+        "parent": parent.number,
+        "state": parent.objects["state"].sha256,
+        "config": config.to_json(),
+        "device": device,
+        "pictures": [[p.label, p.sha256] for p in (*intake.train, *intake.hold_out)],
+    }
+
+
+def _assessed(
+    old: Model, new: Model, task: int | None, epochs: int, intake: Intake, seconds: Mapping[str, float]
+) -> tuple[Model, LearnReport]:
+    """Measure the new model against the old one; return it with its history, and the report."""
+    from edge_cl.assessment import assess
+    from edge_cl.intake import skipped_json
+    from edge_cl.report import LearnReport
+
+    before, after = assess(old), assess(new)
+    history = (*new.history, after.per_task)
+    new = replace(new, history=history)
+    earlier = {c.task for c in old.classes}
+    lost = [max(row.get(t, 0.0) for row in history) - after.per_task[t] for t in earlier if t in after.per_task]
+    names = {**old.names, **new.names}
+    notes = _notes(new, task, epochs, after)
+    report = LearnReport(
+        version=None,
+        task=new.task_names[task] if task is not None else None,
+        classes=list(intake.new),
+        updated_classes=list(intake.known),
+        known_classes=[c.name for c in new.classes],
+        images=len(intake.folder.pictures),
+        skipped=skipped_json(intake.folder),
+        epochs=epochs,
+        seconds={stage: round(seconds.get(stage, 0.0), 3) for stage in STAGES},
+        peak_memory_mb=round(peak_memory_mb(), 1),
+        holdout_accuracy=after.per_task.get(task) if task is not None else after.accuracy(earlier),
+        old_class_accuracy={"before": before.accuracy(earlier), "after": after.accuracy(earlier)},
+        forgetting=sum(lost) / len(lost) if lost else 0.0,
+        accuracy_matrix=[{new.task_names[t]: a for t, a in row.items()} for row in history],
+        class_accuracy={names[c]: a for c, a in after.per_class.items()},
+        confusions=[{"class": names[a], "taken_for": names[b], "count": n} for a, b, n in after.confusions],
+        notes=notes,
+    )
+    return new, report
+
+
+STAGES = ("total", "scan", "shared", "prefix", "train", "head")
+
+
+def _notes(model: Model, task: int | None, epochs: int, after: Assessment) -> list[str]:
+    notes = []
+    if task is not None and epochs == 0 and model.config.method != "prototype":
+        notes.append("Too few classes or pictures to train adapters on: statistics alone were taken.")
+    if not after.pictures:
+        notes.append("Too few pictures to hold any out: accuracy, confidence and the unknown test are not calibrated.")
+    return notes
+
+
+def _require_little_forgetting(report: LearnReport, limit: float | None) -> None:
+    before, after = report.old_class_accuracy["before"], report.old_class_accuracy["after"]
+    if limit is None or before is None or after is None:
+        return
+    lost = (before - after) * 100
+    if lost > limit:
+        raise EdgeClError(
+            f"Learning these classes would cost the old ones {lost:.1f} points of accuracy; {limit:g} are allowed.",
+            mend="Nothing was changed. Raise --max-forgetting, give more pictures, or try --method prototype.",
+        )
+
+
+def _record(report: LearnReport, model: Model) -> dict[str, Any]:
+    return {
+        **_summary(model.state(), task=report.task, learned=list(report.classes)),
+        "holdout_accuracy": report.holdout_accuracy,
+        "settings": asdict(model.config),
+    }
+
+
+def _summary(state: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    return {"classes": [c["name"] for c in state["classes"]], **more}
+
+
+def peak_memory_mb() -> float:
+    """Return the high-water mark of this process's memory, with CUDA's allocator where it is in use, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        peak += torch.cuda.max_memory_allocated() / 2**20
+    return peak

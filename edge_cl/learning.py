@@ -1,0 +1,276 @@
+"""One learn, from decoded pictures to a new model: adapters, features, statistics, head. It writes no version."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from PIL import Image
+
+from edge_cl.adaptation import SCHEDULES, Adapted, Job, Progress
+from edge_cl.assessment import calibrated, fit_temperature, weigh_branch
+from edge_cl.checkpoint import Checkpoint
+from edge_cl.config import LearnConfig
+from edge_cl.drift import DriftMap
+from edge_cl.features import Encoder
+from edge_cl.head import Branch, Discriminant, precision_of
+from edge_cl.intake import Intake
+from edge_cl.model import KnownClass, Model, Probes
+from edge_cl.pictures import Picture, open_picture
+from edge_cl.preprocess import Pixels, Preprocess
+from edge_cl.statistics import Array, Indices, Statistics
+
+WORKING_COPY = 1.5  # shorter side of the copies that views are cut from, in input sizes
+DECODE = 2  # a picture is decoded at no less than this many input sizes
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time inside to a stage."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pictures in memory.
+
+    Attributes:
+        pixels: the centred square that is answered on, (S, S, 3) each.
+        copies: reduced copies that augmented views are cut from; empty for hold-out pictures.
+    """
+
+    pixels: Sequence[Pixels]
+    copies: Sequence[Image.Image]
+
+
+def decode(pictures: Sequence[Picture], spec: Preprocess, *, copies: bool) -> Decoded:
+    """Decode pictures once."""
+    pixels, reduced = [], []
+    for picture in pictures:
+        image = open_picture(picture.path, at_least=DECODE * spec.image_size)
+        pixels.append(spec.centre(image))
+        if copies:
+            factor = WORKING_COPY * spec.image_size / min(image.size)
+            if factor < 1:
+                image = image.resize((round(image.width * factor), round(image.height * factor)), reducing_gap=2.0)
+            reduced.append(image)
+    return Decoded(pixels, reduced)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Result of a learn: the new model and the number of epochs of each adapter stage (0: statistics only)."""
+
+    model: Model
+    task: int | None
+    epochs: int
+
+
+def learn(
+    model: Model,
+    encoder: Encoder,
+    intake: Intake,
+    config: LearnConfig,
+    task_name: str | None,
+    *,
+    checkpoint: Checkpoint,
+    progress: Progress,
+    stopwatch: Stopwatch,
+) -> Learned:
+    """Learn a folder's new classes as one task, and let new pictures of known classes join their statistics.
+
+    Args:
+        model: what is known.
+        encoder: the backbone with the model's adapters.
+        intake: the pictures.
+        config: settings.
+        task_name: of the new task; its number is used if not given.
+        checkpoint: keeps finished stages and epochs.
+        progress: told of every step.
+        stopwatch: gets the seconds of each stage.
+    """
+    model = replace(model, config=config)
+    trained, task = None, -1
+    if intake.new:
+        model, task = _with_new_classes(model, intake, task_name)
+        trained = _train(model, encoder, intake, task, checkpoint, progress, stopwatch)
+    with stopwatch.stage("head"):
+        if trained is not None:
+            model, encoder = _with_adapters(model, encoder, trained, intake, task)
+        present = {c.task for c in model.classes if c.name in intake.folder.classes}
+        for t in sorted(present):
+            model = _with_statistics(model, encoder, intake, t, checkpoint, progress)
+        model = _calibrated(model, task if intake.new else None)
+    return Learned(model, task if intake.new else None, config.epochs if trained is not None else 0)
+
+
+def _with_new_classes(model: Model, intake: Intake, task_name: str | None) -> tuple[Model, int]:
+    task = model.next_task
+    train = [p.label for p in intake.folder.pictures]
+    classes = tuple(
+        KnownClass(model.next_class + i, name, task, train.count(name)) for i, name in enumerate(intake.new)
+    )
+    names = {**model.task_names, task: task_name or f"task-{task + 1}"}
+    return (
+        replace(
+            model,
+            classes=model.classes + classes,
+            task_names=names,
+            next_class=model.next_class + len(classes),
+        ),
+        task,
+    )
+
+
+def _train(
+    model: Model,
+    encoder: Encoder,
+    intake: Intake,
+    task: int,
+    checkpoint: Checkpoint,
+    progress: Progress,
+    stopwatch: Stopwatch,
+) -> Adapted | None:
+    """Train the task's adapters, or return None where statistics alone have to do."""
+    config = model.config
+    train, _ = intake.of_classes(intake.new)
+    first = model.base is None
+    enough = len(intake.new) >= (config.adapt_classes if first else 2) and len(train) >= config.adapt_pictures
+    if config.method == "prototype" or not enough:
+        return None
+    job = Job(
+        encoder=encoder,
+        images=decode(train, encoder.preprocess, copies=True).copies,
+        labels=np.asarray([intake.new.index(p.label) for p in train], np.int64),
+        classes=len(intake.new),
+        earlier=list(model.adapters.values()),
+        update_shared=config.shared_update != "freeze",
+        config=config,
+        seed=config.seed * 1000 + task,
+        checkpoint=checkpoint,
+        progress=progress,
+        stage=stopwatch.stage,
+    )
+    return SCHEDULES[config.schedule](job)
+
+
+def _with_adapters(
+    model: Model, encoder: Encoder, adapted: Adapted, intake: Intake, task: int
+) -> tuple[Model, Encoder]:
+    """Put trained adapters in force; where the features of old classes move by it, move their statistics along."""
+    first = model.base is None
+    base = adapted.task if first else model.base
+    moved = replace(encoder, shared=adapted.shared, base=base)
+    statistics, probes = model.statistics, model.probes
+    if len(statistics) and adapted.shared is not encoder.shared and (first or model.config.shared_update == "correct"):
+        pixels = decode(intake.of_classes(intake.new)[0], encoder.preprocess, copies=False).pixels
+        drift = DriftMap.fit(
+            *(np.concatenate([e.features for e in state.batches(pixels)]) for state in (encoder, moved))
+        )
+        statistics = drift.statistics(statistics, rank=model.config.covariance_rank)
+        probes = {
+            t: replace(p, features=drift.points(p.features.astype(np.float32)).astype(np.float16))
+            for t, p in probes.items()
+        }
+    adapters = model.adapters if first else {**model.adapters, task: adapted.task}
+    model = replace(model, shared=adapted.shared, base=base, adapters=adapters, statistics=statistics, probes=probes)
+    return model, moved
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Features of some pictures of one task, in the base branch and in the task's own."""
+
+    base: Array  # (n, F)
+    own: Array  # (n, F)
+    last: Array  # (n, D), own branch
+    classes: Indices  # permanent ids, (n,)
+
+
+def _with_statistics(
+    model: Model, encoder: Encoder, intake: Intake, task: int, checkpoint: Checkpoint, progress: Progress
+) -> Model:
+    """Add the pictures of one task's classes to the statistics and probes; give a new task its branch."""
+    config = model.config
+    names = {c.name for c in model.classes if c.task == task} & set(intake.folder.classes)
+    pictures = intake.of_classes(names)
+    train, held = (
+        _encode(model, encoder, task, split, f"{name}-{task}", checkpoint, progress)
+        for name, split in zip(("features", "hold-out"), pictures, strict=True)
+    )
+    column = {c.id: i for i, c in enumerate(model.classes)}
+
+    def columns(encoded: _Encoded) -> Indices:
+        return np.asarray([column[int(c)] for c in encoded.classes], np.int64)
+
+    statistics = model.statistics.add(train.base, columns(train), rank=config.covariance_rank)
+    statistics = statistics.add_to_means(held.base, columns(held))
+    model = replace(model, statistics=statistics)
+    branch = model.branches.get(task) or _new_branch(model, train)
+    kept = Probes(held.base.astype(np.float16), held.classes, branch.discriminant.scores(held.own))
+    earlier = model.probes.get(task)
+    kept = kept.limited(config.probes) if earlier is None else earlier.joined(kept, config.probes)
+    probes = {**model.probes, task: kept} if len(kept.classes) else model.probes
+    return replace(model, probes=probes, branches={**model.branches, task: branch})
+
+
+def _encode(
+    model: Model,
+    encoder: Encoder,
+    task: int,
+    pictures: Sequence[Picture],
+    stage: str,
+    checkpoint: Checkpoint,
+    progress: Progress,
+) -> _Encoded:
+    classes = np.asarray([model.ids[p.label] for p in pictures], np.int64)
+    if stage in checkpoint:
+        tensors, _ = checkpoint.load(stage)
+    else:
+        adapter = model.adapters.get(task)
+        pixels = decode(pictures, encoder.preprocess, copies=False).pixels
+        rows: dict[str, list[Array]] = {"base": [], "own": [], "last": []}
+        for encoding in encoder.batches(pixels):
+            own = encoding if adapter is None else encoder.branch(encoding.tokens, encoding.prefix, adapter)
+            for name, value in (("base", encoding.features), ("own", own.features), ("last", own.last)):
+                rows[name].append(value)
+            progress("head", sum(map(len, rows["base"])), len(pictures))
+        width = {"base": encoder.width, "own": encoder.width, "last": encoder.backbone.width}
+        empty = {name: np.zeros((0, w), np.float32) for name, w in width.items()}
+        tensors = {name: np.concatenate([empty[name], *value]) for name, value in rows.items()}
+        checkpoint.save(stage, tensors)
+    return _Encoded(tensors["base"], tensors["own"], tensors["last"], classes)
+
+
+def _new_branch(model: Model, train: _Encoded) -> Branch:
+    ids, rows = np.unique(train.classes, return_inverse=True)
+    own = Statistics.empty(train.own.shape[1]).add(train.own, rows, rank=model.config.covariance_rank)
+    discriminant = Discriminant.of(own.means, precision_of(own, shrinkage=model.config.shrinkage))
+    prototypes = np.stack([train.last[rows == i].mean(0) for i in range(len(ids))])
+    return Branch(ids, discriminant, prototypes, weight=0.0)
+
+
+def _calibrated(model: Model, task: int | None) -> Model:
+    """Fit temperature and threshold; let a new task's branch share in the answer where its hold-out allows."""
+    model = calibrated(model)
+    if task is None or task not in model.adapters or task not in model.probes:
+        return model
+    branch, probes = model.branches[task], model.probes[task]
+    targets = np.asarray([list(branch.classes).index(c) for c in probes.classes], np.int64)
+    temperature = fit_temperature(probes.scores, targets, start=model.temperature)
+    branch = replace(branch, temperature=temperature)
+    weight = weigh_branch(model, branch, task, model.config.branch_weight)
+    return replace(model, branches={**model.branches, task: replace(branch, weight=weight)})

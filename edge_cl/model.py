@@ -1,0 +1,223 @@
+"""What has been learned, as one value: classes, tasks, adapters, statistics; and how it lies in a store version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_cl.architecture import BackboneSpec
+from edge_cl.config import LearnConfig
+from edge_cl.head import Branch, Head
+from edge_cl.lora import Adapter
+from edge_cl.statistics import Array, Indices, Statistics
+from edge_cl.store import Store, Transaction, Version
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class KnownClass:
+    """One class; its id is permanent, its name can change.
+
+    Attributes:
+        id: permanent number.
+        name: as shown.
+        task: the task that taught it.
+        pictures: how many have been learned from.
+    """
+
+    id: int
+    name: str
+    task: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Features of a task's hold-out pictures: what is left to measure forgetting by, once the pictures are gone.
+
+    Attributes:
+        features: in the base branch, (P, F), half precision.
+        classes: permanent class ids, (P,).
+        scores: by the task's own branch over its classes, (P, C_t).
+    """
+
+    features: npt.NDArray[np.float16]
+    classes: Indices
+    scores: Array
+
+    def select(self, rows: npt.NDArray[np.bool_], columns: npt.NDArray[np.bool_]) -> Probes:
+        """Return some probes and some classes' scores."""
+        return Probes(self.features[rows], self.classes[rows], self.scores[rows][:, columns])
+
+    def limited(self, most: int) -> Probes:
+        """Return at most so many probes a class, the earlier first."""
+        rank = [int((self.classes[:i] == c).sum()) for i, c in enumerate(self.classes)]
+        return self.select(np.asarray(rank, int) < most, np.ones(self.scores.shape[1], bool))
+
+    def joined(self, other: Probes, most: int) -> Probes:
+        """Return these and further probes of the same task, at most so many a class."""
+        parts = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Probes(*(np.concatenate(pair) for pair in parts)).limited(most)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The state of a learner, never changed in place.
+
+    Attributes:
+        spec: the backbone.
+        config: of the latest learn; its head settings are in force.
+        classes: in the order of the rows of `statistics`.
+        task_names: by task number, in order of teaching.
+        shared: shared adapter, or None before the first adapted task.
+        base: adapter of the base branch, likewise.
+        adapters: task adapters by task; tasks without one are answered by the base branch.
+        statistics: of the base branch's features.
+        branches: of every task.
+        probes: of every task that had pictures to hold out.
+        history: hold-out accuracy by task after each learn, {task: accuracy}.
+        next_class: the id the next new class gets.
+        temperature, threshold: see `Head`.
+    """
+
+    spec: BackboneSpec
+    config: LearnConfig
+    statistics: Statistics
+    classes: tuple[KnownClass, ...] = ()
+    task_names: Mapping[int, str] = field(default_factory=dict)
+    shared: Adapter | None = None
+    base: Adapter | None = None
+    adapters: Mapping[int, Adapter] = field(default_factory=dict)
+    branches: Mapping[int, Branch] = field(default_factory=dict)
+    probes: Mapping[int, Probes] = field(default_factory=dict)
+    history: tuple[Mapping[int, float], ...] = ()
+    next_class: int = 0
+    temperature: float = 1.0
+    threshold: float = float("inf")
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Class names by id."""
+        return {c.id: c.name for c in self.classes}
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """Class ids by name."""
+        return {c.name: c.id for c in self.classes}
+
+    @property
+    def next_task(self) -> int:
+        """The number the next task gets."""
+        return max(self.task_names, default=-1) + 1
+
+    def head(self) -> Head:
+        """Build the head from the statistics."""
+        head = Head.of(
+            self.statistics,
+            np.asarray([c.id for c in self.classes], np.int64),
+            np.asarray([c.task for c in self.classes], np.int64),
+            shrinkage=self.config.shrinkage,
+        )
+        return replace(head, branches=self.branches, temperature=self.temperature, threshold=self.threshold)
+
+    def without(self, names: set[str]) -> Model:
+        """Return the model with some classes forgotten: their means, probes and branch rows are gone.
+
+        The pooled covariance, shared by all classes, keeps its value: no class can be read from it. A task whose
+        last class goes loses its adapter too.
+        """
+        gone = {c.id for c in self.classes if c.name in names}
+        classes = tuple(c for c in self.classes if c.id not in gone)
+        alive = {c.task for c in classes}
+        branches, probes = {}, {}
+        for task in alive & set(self.branches):
+            stays = np.asarray([int(c) not in gone for c in self.branches[task].classes])
+            branches[task] = self.branches[task].without(gone)
+            if task in self.probes:
+                rows = np.asarray([int(c) not in gone for c in self.probes[task].classes], bool)
+                if rows.any():
+                    probes[task] = self.probes[task].select(rows, stays)
+        rows = np.asarray([i for i, c in enumerate(self.classes) if c.id in gone], np.int64)
+        return replace(
+            self,
+            classes=classes,
+            adapters={t: a for t, a in self.adapters.items() if t in alive},
+            branches=branches,
+            probes=probes,
+            statistics=self.statistics.without(rows),
+        )
+
+    def renamed(self, old: str, new: str) -> Model:
+        """Return the model with one class under another name; its id stays."""
+        classes = tuple(replace(c, name=new) if c.name == old else c for c in self.classes)
+        return replace(self, classes=classes)
+
+    def save(self, transaction: Transaction) -> None:
+        """Put every object but the backbone's weights."""
+        if self.shared is not None and self.base is not None:
+            transaction.put_tensors("shared", self.shared.to_numpy())
+            transaction.put_tensors("base", self.base.to_numpy())
+        transaction.put_tensors("statistics", self.statistics.to_numpy())
+        for task, adapter in self.adapters.items():
+            transaction.put_tensors(_object(task, "adapter"), adapter.to_numpy())
+        for task, branch in self.branches.items():
+            transaction.put_tensors(_object(task, "branch"), branch.to_numpy())
+        for task, probes in self.probes.items():
+            transaction.put_tensors(_object(task, "probes"), vars(probes))
+        transaction.put_json("state", self.state())
+
+    def state(self) -> dict[str, Any]:
+        """Return everything but the tensors, as plain JSON values."""
+        return {
+            "backbone": self.spec.to_json(),
+            "config": self.config.to_json(),
+            "classes": [asdict(c) for c in self.classes],
+            "task_names": {str(t): name for t, name in self.task_names.items()},
+            "history": [{str(t): a for t, a in row.items()} for row in self.history],
+            "next_class": self.next_class,
+            "temperature": self.temperature,
+            "threshold": self.threshold if np.isfinite(self.threshold) else None,
+        }
+
+    @classmethod
+    def load(cls, store: Store, version: Version) -> Model:
+        """Read the model of a version, every object verified."""
+        state: Any = store.read_json(version, "state")
+        spec = BackboneSpec.from_json(state["backbone"])
+
+        def read(task: int, kind: str) -> Any:
+            name = _object(task, kind)
+            return store.read_tensors(version, name) if name in version.objects else None
+
+        tasks = sorted(int(t) for t in state["task_names"])
+        adapters = {t: Adapter.from_numpy(spec.split, a) for t in tasks if (a := read(t, "adapter"))}
+        shared = base = None
+        if "shared" in version.objects:
+            shared = Adapter.from_numpy(0, store.read_tensors(version, "shared"), shared=True)
+            base = Adapter.from_numpy(spec.split, store.read_tensors(version, "base"))
+        threshold = state["threshold"]
+        return cls(
+            spec=spec,
+            config=LearnConfig(**state["config"]),
+            statistics=Statistics.from_numpy(store.read_tensors(version, "statistics")),
+            classes=tuple(KnownClass(**c) for c in state["classes"]),
+            task_names={int(t): name for t, name in state["task_names"].items()},
+            shared=shared,
+            base=base,
+            adapters={t: a.requires_grad_(False) for t, a in adapters.items()},
+            branches={t: Branch.from_numpy(b) for t in tasks if (b := read(t, "branch"))},
+            probes={t: Probes(**p) for t in tasks if (p := read(t, "probes"))},
+            history=tuple({int(t): a for t, a in row.items()} for row in state["history"]),
+            next_class=state["next_class"],
+            temperature=state["temperature"],
+            threshold=float("inf") if threshold is None else threshold,
+        )
+
+
+def _object(task: int, kind: str) -> str:
+    return f"task/{task:04}/{kind}"

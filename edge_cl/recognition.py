@@ -1,0 +1,109 @@
+"""Answering: pictures through prefix, base branch and the routed task branches, to predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edge_cl.features import BATCH_SIZE, Encoder, Encoding
+from edge_cl.head import Head, softmax
+from edge_cl.lora import Adapter
+from edge_cl.preprocess import Pixels
+from edge_cl.statistics import Array
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one picture.
+
+    Attributes:
+        label: name of the most probable class.
+        confidence: its probability, 0-1.
+        unknown: whether the picture is too far from every known class for the label to be trusted.
+        top: the most probable classes and their probabilities, best first.
+    """
+
+    label: str
+    confidence: float
+    unknown: bool
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """Everything that answers: encoder, task adapters, head and class names.
+
+    Attributes:
+        encoder: prefix and base branch.
+        adapters: task adapters by task; a task without one is answered by the base branch.
+        head: from features to probabilities.
+        names: class names by permanent id.
+        rule: how branches are combined, one of `RULES`.
+    """
+
+    encoder: Encoder
+    adapters: Mapping[int, Adapter]
+    head: Head
+    names: Mapping[int, str] = field(default_factory=dict)
+    rule: str = "routed"
+
+    def predict(self, pixels: Sequence[Pixels], *, top: int = 5) -> list[Prediction]:
+        """Answer for pictures (S, S, 3), a batch at a time."""
+        answers: list[Prediction] = []
+        for start in range(0, len(pixels), BATCH_SIZE):
+            encoding = self.encoder.encode(np.stack(pixels[start : start + BATCH_SIZE]))
+            posterior = RULES[self.rule](self, encoding)
+            unknown = self.head.distance(encoding.features) > self.head.threshold
+            answers += (self._prediction(p, bool(u), top) for p, u in zip(posterior, unknown, strict=True))
+        return answers
+
+    def posterior(self, encoding: Encoding) -> Array:
+        """Return class probabilities of an encoded batch under the rule in force, (B, C)."""
+        return RULES[self.rule](self, encoding)
+
+    def branch(self, encoding: Encoding, task: int, rows: Sequence[int]) -> Encoding:
+        """Run one task branch on some pictures of an encoded batch; the base branch has run already."""
+        adapter = self.adapters.get(task, self.encoder.base)
+        if adapter is self.encoder.base:
+            return encoding.select(rows)
+        return self.encoder.branch(encoding.tokens[list(rows)], encoding.prefix[list(rows)], adapter)
+
+    def _prediction(self, posterior: Array, unknown: bool, top: int) -> Prediction:
+        order = np.argsort(-posterior, kind="stable")[:top]
+        best = tuple((self.names[int(self.head.classes[i])], float(posterior[i])) for i in order)
+        return Prediction(best[0][0], best[0][1], unknown, best)
+
+
+Rule = Callable[[Recogniser, Encoding], Array]
+
+
+def base(recogniser: Recogniser, encoding: Encoding) -> Array:
+    """Answer by the base branch alone: one backbone pass."""
+    return recogniser.head.base_posterior(encoding.features)
+
+
+def routed(recogniser: Recogniser, encoding: Encoding) -> Array:
+    """Let the base branch choose the task and that task's branch share in the answer."""
+    head = recogniser.head
+    posterior = head.base_posterior(encoding.features)
+    routes = head.route(posterior)
+    for task in sorted({task for route in routes for task in route}):
+        rows = [i for i, route in enumerate(routes) if task in route]
+        features = recogniser.branch(encoding, task, rows).features
+        posterior[rows] = head.fuse(posterior[rows], task, head.branches[task].discriminant.scores(features))
+    return posterior
+
+
+def published(recogniser: Recogniser, encoding: Encoding) -> Array:
+    """Run every task branch and take the largest cosine to a prototype (CL-LoRA, eq. 14)."""
+    head = recogniser.head
+    scores = np.full((len(encoding.features), len(head.classes)), -1.0, np.float32)
+    for task, branch in head.branches.items():
+        last = recogniser.branch(encoding, task, range(len(scores))).last
+        scores[:, head.columns(branch.classes)] = branch.cosine(last)
+    return softmax(scores * np.float32(16.0))
+
+
+RULES: dict[str, Rule] = {"routed": routed, "base": base, "published": published}

@@ -1,0 +1,150 @@
+"""What a learn did and cost, as JSON for scripts, Markdown for people, and a plot."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+POINTS = 100  # accuracies are fractions; people read points
+
+
+@dataclass(frozen=True)
+class LearnReport:
+    """The report of one learn. Accuracies are fractions 0-1, measured on hold-out pictures.
+
+    Attributes:
+        version: the store version that the learn made; None for a dry run.
+        task: name of the task taught, or None where only known classes got pictures.
+        classes: names of the new classes.
+        updated_classes: known classes that got new pictures.
+        known_classes: all classes known now.
+        images: pictures learned from, hold-out included.
+        skipped: files not used: {path, why}.
+        epochs: of each adapter stage; 0 where statistics alone were taken.
+        seconds: by stage: total, scan, shared, prefix, train, head.
+        peak_memory_mb: high-water mark of the process (and of the CUDA allocator where one is used).
+        holdout_accuracy: of the new classes, among all classes known.
+        old_class_accuracy: of the classes known before: {before, after}.
+        forgetting: mean over earlier tasks of (best accuracy so far - accuracy now).
+        accuracy_matrix: row k: accuracy of each task after learn k.
+        class_accuracy: by class name.
+        confusions: most frequent mistakes: {class, taken_for, count}.
+        notes: what the learner decided by itself and the user should know.
+    """
+
+    version: int | None
+    task: str | None
+    classes: Sequence[str]
+    updated_classes: Sequence[str]
+    known_classes: Sequence[str]
+    images: int
+    skipped: Sequence[Mapping[str, str]]
+    epochs: int
+    seconds: Mapping[str, float]
+    peak_memory_mb: float
+    holdout_accuracy: float | None
+    old_class_accuracy: Mapping[str, float | None]
+    forgetting: float
+    accuracy_matrix: Sequence[Mapping[str, float]]
+    class_accuracy: Mapping[str, float]
+    confusions: Sequence[Mapping[str, Any]]
+    notes: Sequence[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON values."""
+        return asdict(self)
+
+    def to_markdown(self) -> str:
+        """Return the report as a page to read."""
+        before, after = self.old_class_accuracy.get("before"), self.old_class_accuracy.get("after")
+        lines = [
+            f"# Learned {self.task or 'more pictures of known classes'}",
+            "",
+            f"{len(self.classes)} new classes from {self.images} pictures; {len(self.known_classes)} classes known.",
+            "",
+            "| | hold-out accuracy |",
+            "|---|---|",
+            f"| new classes, among all known | {percent(self.holdout_accuracy)} |",
+            f"| old classes before | {percent(before)} |",
+            f"| old classes after | {percent(after)} |",
+            f"| forgetting (best so far - now, mean over tasks) | {self.forgetting * POINTS:.1f} points |",
+            "",
+            "## Accuracy of each task after each learn",
+            "",
+            *self._matrix(),
+            "",
+            "## Weakest classes",
+            "",
+            *(f"- {name}: {percent(value)}" for name, value in weakest(self.class_accuracy, 8)),
+            "",
+            "## Most frequent mistakes",
+            "",
+            *(f"- {c['class']} taken for {c['taken_for']}: {c['count']}" for c in self.confusions[:8]),
+            "",
+            "## Cost",
+            "",
+            "| stage | seconds |",
+            "|---|---|",
+            *(f"| {stage} | {value:.1f} |" for stage, value in self.seconds.items()),
+            "",
+            f"Peak memory {self.peak_memory_mb:.0f} MB, {self.epochs} epochs.",
+        ]
+        if self.notes:
+            lines += ["", "## Notes", "", *(f"- {note}" for note in self.notes)]
+        if self.skipped:
+            lines += ["", "## Skipped files", "", *(f"- `{s['path']}`: {s['why']}" for s in self.skipped)]
+        return "\n".join(lines) + "\n"
+
+    def _matrix(self) -> list[str]:
+        tasks = list(dict.fromkeys(name for row in self.accuracy_matrix for name in row))
+        if not tasks:
+            return ["No picture was held out."]
+        lines = ["| after | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+        for k, row in enumerate(self.accuracy_matrix, 1):
+            lines.append(f"| learn {k} | " + " | ".join(percent(row.get(t), "") for t in tasks) + " |")
+        return lines
+
+    def plot(self) -> bytes:
+        """Draw accuracy after each learn, and of each class now, as a PNG."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        classes = sorted(self.class_accuracy.items(), key=lambda item: item[1])
+        shown = classes[:30]
+        figure = Figure(figsize=(10, max(3.5, 0.22 * len(shown) + 1.5)), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        steps = range(1, len(self.accuracy_matrix) + 1)
+        for task in dict.fromkeys(name for row in self.accuracy_matrix for name in row):
+            points = [
+                (k, row[task] * POINTS) for k, row in zip(steps, self.accuracy_matrix, strict=True) if task in row
+            ]
+            left.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, color="0.7")
+        means = [sum(row.values()) / len(row) * POINTS if row else float("nan") for row in self.accuracy_matrix]
+        left.plot(steps, means, marker="o", color="C0", label="mean over tasks")
+        left.plot([], [], color="0.7", label="one task")
+        left.set(xlabel="learn", ylabel="hold-out accuracy, %", ylim=(0, 102), title="Accuracy after each learn")
+        left.xaxis.get_major_locator().set_params(integer=True)
+        left.legend(loc="lower left")
+        right.barh([name for name, _ in shown], [value * POINTS for _, value in shown], color="C0")
+        title = (
+            "Each class now" if len(shown) == len(classes) else f"The {len(shown)} weakest of {len(classes)} classes"
+        )
+        right.set(xlabel="hold-out accuracy, %", xlim=(0, 102), title=title)
+        right.tick_params(axis="y", labelsize=7)
+        buffer = io.BytesIO()
+        FigureCanvasAgg(figure)
+        figure.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
+def percent(value: float | None, none: str = "not measured") -> str:
+    """Write a fraction as a percentage."""
+    return none if value is None else f"{value * POINTS:.1f} %"
+
+
+def weakest(accuracy: Mapping[str, float], count: int) -> list[tuple[str, float]]:
+    """Return the classes with the lowest accuracy, lowest first, leaving out perfect ones."""
+    below = [(name, value) for name, value in accuracy.items() if value < 1]
+    return sorted(below, key=lambda item: item[1])[:count]

@@ -1,0 +1,199 @@
+"""Second-order statistics of features: class means and one pooled within-class covariance, without the pictures.
+
+Features are rows (n, F). The covariance is kept as a low-rank sketch plus an isotropic rest, K (F + 1) numbers
+instead of F^2, in the manner of Frequent Directions (Liberty, 2013) and probabilistic PCA: exact while the scatter's
+rank is at most K, and never materialised as a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """A within-class scatter matrix: `basis^T diag(energy) basis` plus `rest` spread evenly over all directions.
+
+    Attributes:
+        basis: orthonormal rows, (K, F).
+        energy: sum of squares along each row, (K,).
+        rest: sum of squares outside the rows.
+        count: number of feature rows that went in.
+    """
+
+    basis: Array
+    energy: Array
+    rest: float
+    count: int
+
+    @classmethod
+    def empty(cls, width: int) -> Scatter:
+        """Return the scatter of no rows of F = `width` numbers."""
+        return cls(np.zeros((0, width), np.float32), np.zeros(0, np.float32), 0.0, 0)
+
+    @property
+    def trace(self) -> float:
+        """Total sum of squares."""
+        return float(self.energy.sum(dtype=np.float64)) + self.rest
+
+    def add(self, deviations: Array, *, count: int | None = None, rank: int = 512) -> Scatter:
+        """Return the scatter with further rows of deviations from their class means.
+
+        Args:
+            deviations: (n, F).
+            count: how many pictures they stand for; n if not given.
+            rank: largest K kept.
+        """
+        result = self
+        for start in range(0, len(deviations), ROWS_AT_ONCE):
+            result = result._add_rows(deviations[start : start + ROWS_AT_ONCE], rank)
+        total = self.count + (len(deviations) if count is None else count)
+        return Scatter(result.basis, result.energy, result.rest, total)
+
+    def _add_rows(self, deviations: Array, rank: int) -> Scatter:
+        rows = np.concatenate((np.sqrt(self.energy)[:, None] * self.basis, deviations)).astype(np.float32)
+        gram = rows @ rows.T
+        values, vectors = np.linalg.eigh(gram.astype(np.float64))
+        total = float(np.trace(gram, dtype=np.float64)) + self.rest
+        keep = np.argsort(values)[::-1][:rank]
+        keep = keep[values[keep] > max(values[-1], 0.0) * 1e-7] if len(values) else keep
+        basis = (vectors[:, keep] / np.sqrt(values[keep])).T.astype(np.float32) @ rows
+        energy = values[keep].astype(np.float32)
+        return Scatter(basis, energy, max(total - float(energy.sum(dtype=np.float64)), 0.0), self.count)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The inverse of a shrunk covariance, `(I + basis^T diag(gain) basis) / variance`.
+
+    Attributes:
+        basis: orthonormal rows, (K, F).
+        gain: relative change of the precision along each row, (K,), between -1 and 0 for strong directions.
+        variance: of the isotropic part.
+    """
+
+    basis: Array
+    gain: Array
+    variance: float
+
+    @classmethod
+    def of(cls, scatter: Scatter, *, shrinkage: float, prior_trace: float = 0.0) -> Precision:
+        """Invert `(1 - s) S / n + s tr(S) / (n F) I` by the Woodbury identity.
+
+        Args:
+            scatter: S, with its count n.
+            shrinkage: s, the share of the isotropic part (as in scikit-learn's LDA).
+            prior_trace: trace of an isotropic covariance worth one more picture, which keeps the inverse finite when
+                there are hardly any pictures.
+        """
+        width = scatter.basis.shape[1]
+        count = max(scatter.count, 1)
+        trace = scatter.trace / count
+        free = max(width - len(scatter.energy), 1)
+        floor = shrinkage * trace / width + prior_trace / ((count + 1) * width)
+        variance = max((1 - shrinkage) * scatter.rest / count / free + floor, 1e-12)
+        along = (1 - shrinkage) * scatter.energy / count + floor
+        gain = (variance / np.maximum(along, 1e-12) - 1).astype(np.float32)
+        return cls(scatter.basis, gain, variance)
+
+    def apply(self, rows: Array) -> Array:
+        """Multiply rows (n, F) by the precision."""
+        result: Array = (rows + ((rows @ self.basis.T) * self.gain) @ self.basis) / np.float32(self.variance)
+        return result
+
+    def square(self, rows: Array) -> Array:
+        """Return the squared Mahalanobis norm of rows (n, F): (n,)."""
+        along = (rows @ self.basis.T) ** 2 @ self.gain
+        norm: Array = ((rows**2).sum(1) + along) / np.float32(self.variance)
+        return norm
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """All that is kept of the classes' features.
+
+    Attributes:
+        means: class means, (C, F).
+        counts: pictures behind each mean, (C,).
+        scatter: pooled within-class scatter.
+    """
+
+    means: Array
+    counts: Indices
+    scatter: Scatter
+
+    @classmethod
+    def empty(cls, width: int) -> Statistics:
+        """Return statistics of no classes."""
+        return cls(np.zeros((0, width), np.float32), np.zeros(0, np.int64), Scatter.empty(width))
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    def add(self, features: Array, labels: Indices, *, rank: int = 512) -> Statistics:
+        """Return the statistics with further pictures, exactly as if all had been seen at once (while rank <= K).
+
+        Args:
+            features: (n, F).
+            labels: class indices, (n,); those from `len(self)` on are new classes, without gaps.
+            rank: largest rank kept of the scatter.
+        """
+        classes = max(len(self), int(labels.max(initial=-1)) + 1)
+        means = np.zeros((classes, features.shape[1]), np.float32)
+        counts = np.zeros(classes, np.int64)
+        means[: len(self)], counts[: len(self)] = self.means, self.counts
+        deviations = []
+        for c in np.unique(labels):
+            rows = features[labels == c]
+            mean, n, k = rows.mean(0), int(counts[c]), len(rows)
+            deviations.append(rows - mean)
+            if n:  # pooling two groups adds the spread between their means
+                deviations.append(np.sqrt(n * k / (n + k)) * (mean - means[c])[None])
+            means[c] += (mean - means[c]) * (k / (n + k))
+            counts[c] = n + k
+        scatter = self.scatter.add(np.concatenate(deviations), count=len(features), rank=rank)
+        return Statistics(means, counts, scatter)
+
+    def add_to_means(self, features: Array, labels: Indices) -> Statistics:
+        """Return the statistics with further pictures of known classes in the means, but not in the scatter."""
+        means, counts = self.means.copy(), self.counts.copy()
+        for c in np.unique(labels):
+            rows = features[labels == c]
+            counts[c] += len(rows)
+            means[c] += (rows - means[c]).sum(0) / counts[c]
+        return Statistics(means, counts, self.scatter)
+
+    def without(self, classes: Indices) -> Statistics:
+        """Return the statistics with some class rows deleted; the pooled scatter, shared by all, stays."""
+        return Statistics(np.delete(self.means, classes, 0), np.delete(self.counts, classes), self.scatter)
+
+    def to_numpy(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the tensors as they are stored."""
+        return {
+            "means": self.means,
+            "counts": self.counts,
+            "basis": self.scatter.basis,
+            "energy": self.scatter.energy,
+            "rest": np.asarray([self.scatter.rest], np.float64),
+            "scatter_count": np.asarray([self.scatter.count], np.int64),
+        }
+
+    @classmethod
+    def from_numpy(cls, tensors: Mapping[str, npt.NDArray[np.generic]]) -> Statistics:
+        """Rebuild statistics from what `to_numpy` gave."""
+        scatter = Scatter(
+            tensors["basis"].astype(np.float32),
+            tensors["energy"].astype(np.float32),
+            float(tensors["rest"].astype(np.float64)[0]),
+            int(tensors["scatter_count"].astype(np.int64)[0]),
+        )
+        return cls(tensors["means"].astype(np.float32), tensors["counts"].astype(np.int64), scatter)

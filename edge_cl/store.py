@@ -1,0 +1,635 @@
+"""The learner's directory of immutable versions over content-addressed objects (format: docs/store.md)."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from edge_cl.durable import make_directory, replace_bytes, replacing, sync_directory
+from edge_cl.errors import StoreError, did_you_mean
+
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+JsonObject: TypeAlias = "Mapping[str, Json]"
+
+FORMAT = 1
+_TOP_LEVEL = {"format.json", "HEAD", "versions", "objects", "lock", "work"}
+_VERSION_FILE = re.compile(r"([0-9]{6,18})\.json")
+_HEAD = re.compile(rb"(0|[1-9][0-9]{0,17})\n")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ObjectRef:
+    """What a version says of one of its objects: the SHA-256 and the number of its bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Version:
+    """One immutable state of the store.
+
+    Attributes:
+        number: its number; 0 is the first, and none is used twice.
+        parent: the version it was made from; None for version 0.
+        created: UTC time as ISO 8601, by the robot's clock, which may be wrong.
+        kind: what made it: "init", "learn", "rename", "forget"...
+        record: what its maker wrote down about it.
+        objects: its objects by name.
+    """
+
+    number: int
+    parent: int | None
+    created: str
+    kind: str
+    record: JsonObject
+    objects: Mapping[str, ObjectRef]
+
+
+def canonical_json(value: Json) -> bytes:
+    """Return the one spelling of a JSON value that hashes are taken over: ASCII, sorted keys, no spaces.
+
+    Raises:
+        ValueError: the value holds a NaN or an infinity, which JSON cannot say.
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def contiguous(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the tensors in C order: safetensors silently writes a transposed view's elements wrongly."""
+    return {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+
+
+class Store:
+    """A directory of immutable versions; one of them, HEAD, is in force.
+
+    Readers take no lock, never wait, and see whole versions only. Writing goes through `write`.
+    Open one with `Store.open`, make one with `Store.create`.
+    """
+
+    def __init__(self, path: Path, *, repair: bool = False) -> None:
+        self.path = path
+        self._repair = repair
+
+    @classmethod
+    def create(
+        cls, path: str | Path, *, record: JsonObject, fill: Callable[[Transaction], object] | None = None
+    ) -> Store:
+        """Create a store whose version 0 holds the objects that `fill` puts.
+
+        A crash leaves a whole store, or none and a directory in which `create` works again.
+
+        Args:
+            path: a directory that is empty, absent, or left half-made by an earlier `create`.
+            record: the record of version 0.
+            fill: called with the transaction, to put the objects.
+
+        Raises:
+            StoreError: there is a store already, the directory holds something else, or it cannot be written.
+        """
+        store = cls(Path(path))
+        store._check_vacant()
+        with store._explained():
+            make_directory(store.path)
+        with store._locked("create the store", wait=False):
+            store._check_vacant()
+            with store._explained():
+                sync_directory(store.path)  # `lock` is first: by it a half-made store is known as ours
+                for name in ("versions", "objects", "work"):
+                    (store.path / name).mkdir(exist_ok=True)
+            with store._transaction(None, 0) as transaction:
+                if fill:
+                    fill(transaction)
+                transaction.commit(kind="init", record=record)
+            with store._explained():
+                replace_bytes(store._format_file, _pretty({"format": FORMAT, "edge_cl": _edge_cl_version()}))
+        return store
+
+    @classmethod
+    def open(cls, path: str | Path, *, repair: bool = False) -> Store:
+        """Open an existing store.
+
+        Args:
+            path: the store's directory.
+            repair: open it even when HEAD is damaged, so that `Transaction.move_head` can mend it.
+
+        Raises:
+            StoreError: no store there, a newer format, or a HEAD that does not lead to a version.
+        """
+        store = cls(Path(path), repair=repair)
+        store._check_format()
+        if not repair:
+            store._head()
+        return store
+
+    @classmethod
+    def exists(cls, path: str | Path) -> bool:
+        """Return whether there is a whole store in a directory."""
+        return cls(Path(path))._format_file.is_file()
+
+    @property
+    def work(self) -> Path:
+        """The directory for checkpoints of an interrupted learn."""
+        return self.path / "work"
+
+    @property
+    def head(self) -> Version:
+        """The version in force, read anew each time."""
+        return self._head()
+
+    def version(self, number: int) -> Version:
+        """Return one version.
+
+        Raises:
+            StoreError: it does not exist or its file is damaged.
+        """
+        try:
+            return self._load(number)
+        except ValueError as error:
+            raise StoreError(f"{error}.", mend=self._way_on()) from None
+
+    def versions(self) -> list[Version]:
+        """Return every readable version, oldest first; `check` names the others."""
+        found = []
+        for number in self._numbers():
+            with suppress(ValueError):
+                found.append(self._load(number))
+        return found
+
+    def read_tensors(self, version: Version, name: str) -> dict[str, np.ndarray]:
+        """Return the tensors of an object, verified. Raises StoreError: see `read_bytes`."""
+        data = self.read_bytes(version, name)
+        try:
+            return safetensors.numpy.load(data)
+        except (SafetensorError, KeyError) as error:  # KeyError: a type that numpy lacks
+            raise StoreError(f"Object {name!r} of version {version.number} has no tensors: {error}.") from None
+
+    def read_json(self, version: Version, name: str) -> Json:
+        """Return the JSON value of an object, verified. Raises StoreError: see `read_bytes`."""
+        try:
+            value: Json = json.loads(self.read_bytes(version, name))
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"Object {name!r} of version {version.number} is not JSON: {error}.") from None
+        return value
+
+    def read_bytes(self, version: Version, name: str) -> bytes:
+        """Return the bytes of an object, verified.
+
+        Raises:
+            StoreError: the version has no such object, or it is missing or altered.
+        """
+        ref = _ref(version, name)
+        path = self._object_file(ref)
+        with suppress(OSError):
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() == ref.sha256:
+                return data
+        raise self._damaged(version, name, _object_fault(path, ref) or f"{path} changed while it was read")
+
+    def object_path(self, version: Version, name: str) -> Path:
+        """Return the verified file of an object, to be mapped. Raises StoreError: see `read_bytes`."""
+        ref = _ref(version, name)
+        path = self._object_file(ref)
+        if fault := _object_fault(path, ref):
+            raise self._damaged(version, name, fault)
+        return path
+
+    def check(self) -> list[str]:
+        """Return every fault of HEAD, the versions and their objects, a sentence each; reads every object."""
+        faults, seen = [], dict[ObjectRef, str]()
+        try:
+            self._load(self._head_number())
+        except ValueError as error:
+            faults.append(f"{error}.")
+        faults += [fault for number in self._numbers() for fault in self._faults(number, seen)]
+        return list(dict.fromkeys(faults))
+
+    @contextmanager
+    def write(self, what: str, *, wait: bool = False) -> Iterator[Transaction]:
+        """Become the one writer for the length of a `with` block.
+
+        Args:
+            what: what the block does, for the message that other writers get.
+            wait: wait for the present writer to finish instead of raising.
+
+        Raises:
+            StoreError: another process is writing, or the store cannot be written.
+        """
+        with self._locked(what, wait=wait):
+            try:
+                parent = self._head()
+            except StoreError:
+                if not self._repair:
+                    raise
+                parent = None
+            with self._transaction(parent, max(self._numbers(), default=0) + 1) as transaction:
+                yield transaction
+
+    def remove_unreferenced(self) -> int:
+        """Delete the objects that no version refers to, and return how many bytes that freed.
+
+        Raises:
+            StoreError: another process is writing, or a damaged version hides which objects it needs.
+        """
+        with self._locked("remove unreferenced objects", wait=False), self._explained():
+            needed = {ref.sha256 for number in self._numbers() for ref in self.version(number).objects.values()}
+            freed = 0
+            for path in (self.path / "objects").glob("*/*"):
+                if path.name not in needed:
+                    freed += path.stat().st_size
+                    path.unlink()
+            return freed
+
+    def _check_vacant(self) -> None:
+        """Refuse a path at which no store can be created."""
+        if self.path.exists() and not self.path.is_dir():
+            raise StoreError(f"{self.path} is a file, not a directory.", mend="Name another with --store DIR.")
+        with self._explained():
+            names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        if "format.json" in names:
+            raise StoreError(
+                f"{self.path} is a store already.", mend="Use it as it is, or name another with --store DIR."
+            )
+        unfinished = "lock" in names and {re.sub(r"^\.(.*)\.tmp$", r"\1", name) for name in names} <= _TOP_LEVEL
+        if names and not unfinished:
+            raise StoreError(
+                f"{self.path} holds files that are not a store's: {', '.join(sorted(names)[:3])}.",
+                mend="Name an empty or a new directory with --store DIR.",
+            )
+
+    def _check_format(self) -> None:
+        make = f"Make one: edge-cl init --store {shlex.quote(str(self.path))} (`edge-cl learn` does it too)."
+        if not self.path.exists():
+            raise StoreError(f"There is no store at {self.path}.", mend=make)
+        if not self.path.is_dir():
+            raise StoreError(f"{self.path} is a file, not a store.", mend="Name another with --store DIR.")
+        try:
+            number = json.loads(self._format_file.read_bytes())["format"]
+            if type(number) is not int or number < 1:
+                raise ValueError(f"format {number!r}")
+        except FileNotFoundError:
+            raise StoreError(f"{self.path} is not a store: it has no format.json.", mend=make) from None
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be read: {error}.", mend="Check its permissions.") from None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise StoreError(
+                f"{self._format_file} is damaged: {error}.", mend="Restore it from a copy of the store."
+            ) from None
+        if number > FORMAT:
+            raise StoreError(
+                f"{self.path} has store format {number}; this edge-cl reads formats up to {FORMAT}.",
+                mend="Upgrade edge-cl: pip install --upgrade edge-cl",
+            )
+
+    @property
+    def _format_file(self) -> Path:
+        return self.path / "format.json"
+
+    def _version_file(self, number: int) -> Path:
+        return self.path / "versions" / f"{number:06d}.json"
+
+    def _object_file(self, ref: ObjectRef) -> Path:
+        return self.path / "objects" / ref.sha256[:2] / ref.sha256
+
+    def _numbers(self) -> list[int]:
+        """Return the numbers of all version files, oldest first."""
+        try:
+            names = [entry.name for entry in (self.path / "versions").iterdir()]
+        except OSError:
+            return []
+        return sorted(int(match[1]) for name in names if (match := _VERSION_FILE.fullmatch(name)))
+
+    def _head_number(self) -> int:
+        """Return the number in HEAD, or raise ValueError saying what is wrong with it."""
+        path = self.path / "HEAD"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+        if not (match := _HEAD.fullmatch(data)):
+            raise ValueError(f"{path} holds {data[:40]!r} where a version number belongs")
+        return int(match[1])
+
+    def _head(self) -> Version:
+        try:
+            number = self._head_number()
+        except ValueError as error:
+            raise StoreError(f"{error}.", mend=self._way_on()) from None
+        return self.version(number)
+
+    def _load(self, number: int) -> Version:
+        """Return one version, or raise ValueError saying what is wrong with it."""
+        path = self._version_file(number)
+        try:
+            return _decode(path.read_bytes(), number)
+        except FileNotFoundError:
+            raise ValueError(f"Version {number} does not exist ({path})") from None
+        except OSError as error:
+            raise ValueError(f"Version {number} cannot be read ({path}): {error.strerror}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"Version {number} is damaged ({path}): {error}") from None
+
+    def _faults(self, number: int, seen: dict[ObjectRef, str]) -> list[str]:
+        """Return what is wrong with a version and its objects; `seen` keeps what was found of each object."""
+        try:
+            version = self._load(number)
+        except ValueError as error:
+            return [f"{error}."]
+        for ref in version.objects.values():
+            if ref not in seen:
+                seen[ref] = _object_fault(self._object_file(ref), ref)
+        return [
+            f"Object {name!r} of version {number}: {seen[ref]}." for name, ref in version.objects.items() if seen[ref]
+        ]
+
+    def _way_on(self) -> str:
+        """Say how to go on from damage: the newest whole version, when there is one."""
+        seen: dict[ObjectRef, str] = {}
+        whole = next((number for number in reversed(self._numbers()) if not self._faults(number, seen)), None)
+        if whole is None:
+            return f"No version is whole: restore {self.path} from a copy."
+        with suppress(ValueError):
+            if whole == self._head_number():
+                return f"Version {whole}, the one in force, is whole; restore the other from a copy."
+        command = f"edge-cl rollback {whole} --store {shlex.quote(str(self.path))}"
+        return f"Go back to the newest whole version: {command}"
+
+    def _damaged(self, version: Version, name: str, fault: str) -> StoreError:
+        return StoreError(f"Object {name!r} of version {version.number}: {fault}.", mend=self._way_on())
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what the operating system says into a StoreError with a way on."""
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            mend = "Free some space" if full else "Mend the cause"
+            raise StoreError(
+                f"The store {self.path} could not be written: {error}.",
+                mend=f"{mend} and run the same command again; the version in force is unchanged.",
+            ) from error
+
+    @contextmanager
+    def _locked(self, what: str, *, wait: bool) -> Iterator[None]:
+        with self._explained():
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                pid, _, doing = os.pread(descriptor, 500, 0).decode(errors="replace").strip().partition(" ")
+                raise StoreError(
+                    f"Process {pid or '?'} is writing the store {self.path} ({doing or 'starting'}).",
+                    mend="Run the same command again when it has finished.",
+                ) from None
+            with suppress(OSError):  # the text only informs; a full disk must not stop a clean-up
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()} {what}\n".encode(), 0)
+            yield
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone keeps it while a forked child lives
+            os.close(descriptor)
+
+    @contextmanager
+    def _transaction(self, parent: Version | None, number: int) -> Iterator[Transaction]:
+        transaction = Transaction(self, parent, number)
+        try:
+            yield transaction
+        finally:
+            transaction.remove_uncommitted()
+
+
+@dataclass
+class Transaction:
+    """What the one writer does: put objects, then commit; or move HEAD. Made by `Store.write`.
+
+    Attributes:
+        store: the store written to.
+        parent: the version in force when the lock was taken, or the last one committed since.
+    """
+
+    store: Store
+    parent: Version | None
+    _number: int
+    _objects: dict[str, ObjectRef] = field(default_factory=dict)
+    _new: list[Path] = field(default_factory=list)
+    _directories: set[Path] = field(default_factory=set)
+
+    @property
+    def next_number(self) -> int:
+        """The number that `commit` will give."""
+        return self._number
+
+    def put_tensors(self, name: str, tensors: Mapping[str, np.ndarray]) -> None:
+        """Put tensors as one safetensors object; equal tensors give equal bytes."""
+        self.put_bytes(name, safetensors.numpy.save(contiguous(tensors)))
+
+    def put_json(self, name: str, value: Json) -> None:
+        """Put a JSON value as one object, in its canonical spelling."""
+        self.put_bytes(name, canonical_json(value))
+
+    def put_bytes(self, name: str, data: bytes) -> None:
+        """Put bytes as one object. The name is made of ASCII words: `adapters`, `task/0003.json`.
+
+        Raises:
+            StoreError: the name is no such name, or the store cannot be written.
+        """
+        ref = ObjectRef(hashlib.sha256(data).hexdigest(), len(data))
+        self._put(name, ref, lambda temporary: temporary.write_bytes(data))
+
+    def put_file(self, name: str, path: str | Path) -> None:
+        """Put a copy of a file as one object, a piece at a time. Raises StoreError: see `put_bytes`."""
+        with self.store._explained():
+            ref = _hash_file(Path(path))
+        self._put(name, ref, partial(shutil.copyfile, path))
+
+    def keep(self, name: str) -> None:
+        """Carry one object over from the parent.
+
+        Raises:
+            StoreError: the parent has no such object, or it is missing.
+        """
+        parent = self._require_parent()
+        ref = _ref(parent, name)
+        path = self.store._object_file(ref)
+        if not path.is_file() or path.stat().st_size != ref.size:
+            raise self.store._damaged(parent, name, _object_fault(path, ref))
+        self._objects[name] = ref
+
+    def keep_all(self) -> None:
+        """Carry over every object of the parent that was not put under the same name."""
+        for name in self._require_parent().objects:
+            if name not in self._objects:
+                self.keep(name)
+
+    def commit(self, *, kind: str, record: JsonObject) -> Version:
+        """Make what was put and kept a new version, durably, and put it in force.
+
+        Raises:
+            StoreError: the store cannot be written; the version in force is then unchanged.
+            ValueError: `record` is not JSON.
+        """
+        if self._number > 0:
+            self._require_parent()
+        parent = self.parent.number if self.parent else None
+        version = Version(self._number, parent, _now(), kind, _plain(dict(record)), self._objects)
+        data = _encode(version)
+        with self.store._explained():
+            for directory in sorted(self._directories):
+                sync_directory(directory)
+            self._new.clear()  # from here on a version file may refer to them, and the number is used
+            self._number += 1
+            replace_bytes(self.store._version_file(version.number), data, read_only=True)
+        self._set_head(version)
+        self._objects, self._directories = {}, set()
+        return version
+
+    def move_head(self, number: int) -> Version:
+        """Put an existing version in force, after verifying all of its objects.
+
+        Raises:
+            StoreError: it does not exist or is damaged, or the store cannot be written.
+        """
+        if faults := self.store._faults(number, {}):
+            raise StoreError(*faults, mend=self.store._way_on())
+        version = self.store.version(number)
+        self._set_head(version)
+        return version
+
+    def remove_uncommitted(self) -> None:
+        """Delete the objects that were put but not committed."""
+        for path in self._new:
+            path.unlink(missing_ok=True)
+        self._new.clear()
+
+    def _set_head(self, version: Version) -> None:
+        with self.store._explained():
+            replace_bytes(self.store.path / "HEAD", f"{version.number}\n".encode())
+        self.parent = version
+
+    def _require_parent(self) -> Version:
+        if self.parent is None:
+            raise StoreError(f"{self.store.path} has no version in force.", mend=self.store._way_on())
+        return self.parent
+
+    def _put(self, name: str, ref: ObjectRef, write: Callable[[Path], object]) -> None:
+        if not _NAME.fullmatch(name):
+            raise StoreError(f"{name!r} cannot name an object.", mend="Use letters, digits, '_', '-', '.' and '/'.")
+        path = self.store._object_file(ref)
+        with self.store._explained():
+            existed = path.exists()
+            if not existed or _object_fault(path, ref):  # a crash or a bad card may have torn it
+                path.parent.mkdir(exist_ok=True)
+                with replacing(path, read_only=True, sync_parent=False) as temporary:
+                    write(temporary)
+                    if fault := _object_fault(temporary, ref):
+                        raise OSError(f"{name!r} changed while it was written: {fault}")
+            if not existed:
+                self._new.append(path)
+        # Also when it existed: a writer that was killed may have renamed it without syncing its name.
+        self._directories |= {path.parent, path.parent.parent}
+        self._objects[name] = ref
+
+
+def _ref(version: Version, name: str) -> ObjectRef:
+    if name not in version.objects:
+        raise StoreError(
+            f"Version {version.number} has no object {name!r}.",
+            mend=did_you_mean(name, list(version.objects)),
+        )
+    return version.objects[name]
+
+
+def _hash_file(path: Path) -> ObjectRef:
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+            size += len(piece)
+    return ObjectRef(digest.hexdigest(), size)
+
+
+def _object_fault(path: Path, ref: ObjectRef) -> str:
+    """Return what is wrong with an object's file, "" when it is whole."""
+    try:
+        found = _hash_file(path)
+    except FileNotFoundError:
+        return f"{path} is missing (expected SHA-256 {ref.sha256})"
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror} (expected SHA-256 {ref.sha256})"
+    if found == ref:
+        return ""
+    return f"{path} has {found.size} bytes with SHA-256 {found.sha256}, expected {ref.size} with SHA-256 {ref.sha256}"
+
+
+def _encode(version: Version) -> bytes:
+    manifest: JsonObject = {
+        "version": version.number,
+        "parent": version.parent,
+        "created": version.created,
+        "kind": version.kind,
+        "record": version.record,
+        "objects": {name: {"sha256": ref.sha256, "bytes": ref.size} for name, ref in version.objects.items()},
+    }
+    return _pretty({"sha256": hashlib.sha256(canonical_json(manifest)).hexdigest(), "manifest": manifest})
+
+
+def _decode(data: bytes, number: int) -> Version:
+    """Return the version in a version file; raises ValueError, KeyError, TypeError or AttributeError."""
+    file = json.loads(data)
+    manifest = file["manifest"]
+    found = hashlib.sha256(canonical_json(manifest)).hexdigest()
+    if found != file["sha256"]:
+        raise ValueError(f"its manifest has SHA-256 {found}, expected {file['sha256']}")
+    if manifest["version"] != number:
+        raise ValueError(f"it says that it is version {manifest['version']}")
+    objects = {name: ObjectRef(ref["sha256"], ref["bytes"]) for name, ref in manifest["objects"].items()}
+    for name, ref in objects.items():
+        # The hash becomes a path: nothing but a hash may lead anywhere.
+        if not _NAME.fullmatch(name) or not _HASH.fullmatch(ref.sha256) or type(ref.size) is not int:
+            raise ValueError(f"object {name!r} is not described by a SHA-256 and a size")
+    return Version(number, manifest["parent"], manifest["created"], manifest["kind"], dict(manifest["record"]), objects)
+
+
+def _plain(value: Json) -> Any:
+    """Return the value as reading its JSON gives it: text keys, lists for tuples."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _pretty(value: JsonObject) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _edge_cl_version() -> str:
+    try:
+        return metadata.version("edge-cl")
+    except metadata.PackageNotFoundError:
+        return "unknown"

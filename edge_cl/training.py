@@ -1,0 +1,140 @@
+"""Training of adapters by SGD: one resumable loop, and the loss of each of the schedules' stages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edge_cl.checkpoint import Checkpoint
+from edge_cl.lora import Adapter
+from edge_cl.losses import distillation_loss, reassign_gradient
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """Settings of the SGD loop (momentum 0.9, cosine decay to zero, as in the authors' code).
+
+    Attributes:
+        epochs: passes over the task's pictures.
+        learning_rate: at the start.
+        batch_size: pictures a step.
+        weight_decay: L2 penalty.
+        distillation: weight of the early-exit distillation loss.
+        orthogonality: weight of the orthogonality loss.
+    """
+
+    epochs: int = 10
+    learning_rate: float = 0.05
+    batch_size: int = 32
+    weight_decay: float = 5e-4
+    distillation: float = 5.0
+    orthogonality: float = 1e-4
+
+
+def epoch_batches(count: int, batch_size: int, seed: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the index batches of one epoch; a last batch of one is joined to the one before."""
+    order = np.random.default_rng(seed).permutation(count)
+    batches = max(1, round(count / batch_size))
+    yield from np.array_split(order, batches)
+
+
+def cosine_rate(learning_rate: float, step: int, steps: int) -> float:
+    """Return the learning rate of a step under cosine decay to zero."""
+    return learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+Backward = Callable[[np.ndarray, int], Tensor]
+"""Given picture indices and the epoch: computes the loss, leaves gradients, and returns the loss (a scalar)."""
+
+
+def train_stage(
+    stage: str,
+    modules: Sequence[nn.Module],
+    backward: Backward,
+    count: int,
+    settings: Optimisation,
+    seed: int,
+    *,
+    checkpoint: Checkpoint | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> None:
+    """Train the parameters of some modules in place.
+
+    Args:
+        stage: name under which epochs are kept.
+        modules: whose trainable parameters are optimised.
+        backward: computes a batch's loss and leaves its gradients.
+        count: number of pictures.
+        settings: epochs, rates, batch.
+        seed: fixes the order of the pictures.
+        checkpoint: keeps every epoch's state; an interrupted stage resumes after its last whole epoch.
+        on_epoch: told (epochs finished, mean loss) after each epoch.
+    """
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=0.9, weight_decay=settings.weight_decay)
+    start = _restore(stage, parameters, optimiser, checkpoint)
+    steps_per_epoch = max(1, round(count / settings.batch_size))
+    for epoch in range(start, settings.epochs):
+        total = 0.0
+        for i, batch in enumerate(epoch_batches(count, settings.batch_size, (seed, epoch))):
+            rate = cosine_rate(settings.learning_rate, epoch * steps_per_epoch + i, settings.epochs * steps_per_epoch)
+            optimiser.param_groups[0]["lr"] = rate
+            optimiser.zero_grad(set_to_none=True)
+            total += float(backward(batch, epoch)) * len(batch)
+            optimiser.step()
+        if not math.isfinite(total):
+            raise FloatingPointError(f"Stage {stage}: the loss became {total} in epoch {epoch + 1}.")
+        if checkpoint is not None:
+            checkpoint.save(stage, _state(parameters, optimiser), epoch + 1)
+        if on_epoch is not None:
+            on_epoch(epoch + 1, total / count)
+
+
+def _state(parameters: Sequence[nn.Parameter], optimiser: torch.optim.SGD) -> dict[str, np.ndarray]:
+    state = {f"parameter.{i}": p.detach().cpu().numpy().copy() for i, p in enumerate(parameters)}
+    for i, p in enumerate(parameters):
+        momentum = optimiser.state[p].get("momentum_buffer")
+        if momentum is not None:
+            state[f"momentum.{i}"] = momentum.detach().cpu().numpy().copy()
+    return state
+
+
+def _restore(
+    stage: str, parameters: Sequence[nn.Parameter], optimiser: torch.optim.SGD, checkpoint: Checkpoint | None
+) -> int:
+    if checkpoint is None or stage not in checkpoint:
+        return 0
+    tensors, epochs = checkpoint.load(stage)
+    assert isinstance(epochs, int)
+    with torch.no_grad():
+        for i, p in enumerate(parameters):
+            p.copy_(torch.from_numpy(np.array(tensors[f"parameter.{i}"])))
+            if f"momentum.{i}" in tensors:
+                momentum = torch.from_numpy(np.array(tensors[f"momentum.{i}"])).to(p.device)
+                optimiser.state[p]["momentum_buffer"] = momentum
+    return epochs
+
+
+def exit_backward(
+    shared: Adapter, teacher: Adapter, logits: Tensor, teacher_logits: Tensor, settings: Optimisation
+) -> Tensor:
+    """Leave the reassigned distillation gradient on the shared adapter; return the weighted loss (eq. 9-10).
+
+    Other parameters that the exit logits depend on receive their plain gradients from the task's own loss only.
+
+    Args:
+        shared: in training.
+        teacher: the previous shared adapter.
+        logits: exit logits under `shared`, (B, C); their graph is kept for the task's own loss.
+        teacher_logits: exit logits under `teacher`, (B, C).
+        settings: loss weights.
+    """
+    loss = settings.distillation * distillation_loss(logits, teacher_logits)
+    (gradient,) = torch.autograd.grad(loss, [shared.B], retain_graph=True)
+    shared.B.grad = reassign_gradient(gradient, teacher.B.detach())
+    return loss.detach()

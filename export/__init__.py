@@ -1,0 +1,1 @@
+"""Deployable exports of what a store has learned."""

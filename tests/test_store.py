@@ -1,0 +1,653 @@
+"""The store: exact contents, clear errors, and a whole version after a crash at any step."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_cl import store as store_module
+from edge_cl.errors import StoreError
+from edge_cl.store import Store, Transaction, Version
+
+TENSORS = {"up": np.arange(6, dtype=np.float32).reshape(2, 3), "scale": np.float16(2) * np.ones(())}
+
+
+# -- crashes ------------------------------------------------------------
+
+
+class PowerCut:
+    """Stops this process before its n-th step on disk.
+
+    `lost` says what goes besides: "nothing" (a kill), "data" (the bytes of unsynced files), "names" (also the
+    names in unsynced directories), "some" (every other of these names), or "full" (the process lives, but
+    from then on the disk is full).
+    """
+
+    def __init__(self, root: Path, step: int, lost: str) -> None:
+        self.root, self.left, self.lost = root, step, lost
+        self.torn: set[Path] = set()
+        self.undo: list[tuple[Path, Callable[[], object]]] = []
+        self.idle = False
+        os.fsync = self.fsync  # type: ignore[assignment]
+        sys.addaudithook(self.audit)
+
+    def fsync(self, descriptor: int) -> None:
+        self.step()
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        self.torn.discard(path)
+        self.undo = [(directory, undo) for directory, undo in self.undo if directory != path]
+
+    def audit(self, event: str, args: tuple[Any, ...]) -> None:
+        if self.idle or event not in ("open", "os.mkdir", "os.rename") or not isinstance(args[0], str | Path):
+            return
+        path = Path(args[0])
+        if not path.is_relative_to(self.root):
+            return
+        if event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR):
+            self.step()
+            if not path.exists():
+                self.undo.append((path.parent, partial(path.unlink, missing_ok=True)))
+            self.torn.add(path)
+        elif event == "os.mkdir" and not path.exists():
+            self.step()
+            self.undo.append((path.parent, partial(shutil.rmtree, path)))
+        elif event == "os.rename":
+            self.step()
+            target = Path(args[1])
+            old = target.read_bytes() if target.exists() else None
+            restore = target.unlink if old is None else partial(target.write_bytes, old)
+            self.undo.append((target.parent, restore))
+            (self.torn.add if path in self.torn else self.torn.discard)(target)
+            self.torn.discard(path)
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left <= 0 and self.lost == "full":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if self.left == 0:
+            self.lose()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def lose(self) -> None:
+        """Take away what a power cut would take now."""
+        self.idle = True
+        every = {"names": 1, "some": 2}.get(self.lost)
+        for path in self.torn if self.lost == "data" or every else ():
+            if path.exists():
+                os.truncate(path, 0)
+        for _, undo in reversed(self.undo[::every] if every else ()):
+            undo()
+
+
+def cut_power(action: Callable[[Path], object], root: Path, step: int, lost: str) -> str:
+    """Run an action in a child that stops at a step; return how it ended: "done", "killed" or "refused"."""
+    with child() as pid:
+        if pid == 0:
+            cut = PowerCut(root, step, lost)
+            try:
+                action(root)
+            except StoreError:
+                os._exit(3)
+            cut.lose()  # also a power cut right after the end takes nothing that was promised
+            os._exit(0)
+        status = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return "killed"
+    return {0: "done", 3: "refused"}[os.WEXITSTATUS(status)]
+
+
+@contextmanager
+def child() -> Iterator[int]:
+    """Fork; in the child nothing goes on after the block."""
+    pid = os.fork()
+    try:
+        yield pid
+    finally:
+        if pid == 0:
+            os._exit(1)
+
+
+def fill(transaction: Transaction) -> None:
+    transaction.put_tensors("backbone", TENSORS)
+    transaction.put_json("classes.json", ["cup"])
+
+
+def create(path: Path) -> Store:
+    return Store.create(path, record={"task": None}, fill=fill)
+
+
+def commit(path: Path, number: int = 1) -> Version:
+    """Commit a version whose contents tell its number."""
+    with Store.open(path).write("learn") as transaction:
+        transaction.keep("backbone")
+        transaction.put_tensors("task/adapters", {"up": np.full((2, 2), number)})
+        transaction.put_json("classes.json", ["cup", number])
+        return transaction.commit(kind="learn", record={"n": number})
+
+
+def rollback(path: Path) -> Version:
+    with Store.open(path, repair=True).write("rollback") as transaction:
+        return transaction.move_head(0)
+
+
+def assert_whole(store: Store, version: Version) -> None:
+    assert store.check() == []
+    backbone = store.read_tensors(version, "backbone")
+    assert backbone.keys() == TENSORS.keys()
+    for name, tensor in backbone.items():
+        np.testing.assert_array_equal(tensor, TENSORS[name], strict=True)
+    if version.number == 0:
+        assert store.read_json(version, "classes.json") == ["cup"]
+    else:
+        number = version.record["n"]
+        assert store.read_json(version, "classes.json") == ["cup", number]
+        assert (store.read_tensors(version, "task/adapters")["up"] == number).all()
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the disk: `PowerCut` plays what a missing fsync costs, and a kill does not need a real one."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+CRASHES = ["nothing", "data", "names", "full"]
+
+
+@pytest.mark.parametrize("lost", CRASHES)
+@pytest.mark.parametrize(
+    ("action", "versions", "old", "new"), [(commit, 1, 0, 1), (commit, 2, 1, 2), (rollback, 2, 1, 0)]
+)
+def test_crash_leaves_the_old_or_the_new_version(
+    tmp_path: Path, action: Callable[[Path], Version], versions: int, old: int, new: int, lost: str
+) -> None:
+    create(tmp_path / "base")
+    for _ in range(versions - 1):
+        commit(tmp_path / "base")
+    seen = set()
+    for step in itertools.count(1):
+        path = tmp_path / str(step)
+        shutil.copytree(tmp_path / "base", path)
+        end = cut_power(action, path, step, lost)
+        store = Store.open(path)
+        seen.add(store.head.number)
+        assert store.head.number in ({new} if end == "done" else {old, new})
+        assert_whole(store, store.head)
+        if end == "refused":
+            assert not list(path.rglob("*.tmp"))
+        last = store.versions()[-1].number
+        assert commit(path, 7).number == last + 1
+        assert_whole(store, store.head)
+        shutil.rmtree(path)
+        if end == "done":
+            break
+    assert step > 4
+    assert seen == {old, new}
+
+
+@pytest.mark.parametrize("lost", [*CRASHES, "some"])
+def test_crash_while_creating_leaves_no_store_or_a_whole_one(tmp_path: Path, lost: str) -> None:
+    for step in itertools.count(1):
+        path = tmp_path / str(step) / "new" / "store"
+        path.parent.parent.mkdir()
+        end = cut_power(lambda root: create(root / "new" / "store"), path.parent.parent, step, lost)
+        if end == "done" or (path / "format.json").exists():
+            store = Store.open(path)
+        else:
+            with pytest.raises(StoreError, match=r"no store at|is not a store"):
+                Store.open(path)
+            store = create(path)
+        assert_whole(store, store.head)
+        assert commit(path).number == 1
+        assert_whole(store, store.head)
+        if end == "done":
+            break
+    assert step > 20
+
+
+def test_torn_object_of_a_crash_is_replaced(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    with store.write("trial") as transaction:
+        transaction.put_bytes("pictures", b"whole")
+        torn = transaction._new[0]
+    assert not torn.exists()
+    torn.write_bytes(b"who")
+    with store.write("learn") as transaction:
+        transaction.put_bytes("pictures", b"whole")
+        version = transaction.commit(kind="learn", record={})
+    assert store.read_bytes(version, "pictures") == b"whole"
+
+
+# -- contents ------------------------------------------------------------
+
+
+def test_put_keep_and_read(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    (tmp_path / "weights").write_bytes(b"w" * 3_000_000)
+    with store.write("learn") as transaction:
+        transaction.put_file("weights", tmp_path / "weights")
+        transaction.put_bytes("classes.json", b"[]")
+        transaction.put_bytes("a", b"same")
+        transaction.put_bytes("b", b"same")
+        transaction.keep_all()
+        version = transaction.commit(kind="learn", record={"classes": ("x", "y"), "accuracy": 0.25})
+        assert transaction.parent == version
+    (tmp_path / "weights").write_bytes(b"changed")
+    assert Store.open(store.path).head == version
+    assert (version.number, version.parent, version.kind) == (1, 0, "learn")
+    assert version.record == {"classes": ["x", "y"], "accuracy": 0.25}
+    assert store.object_path(version, "weights").read_bytes() == b"w" * 3_000_000
+    assert store.read_json(version, "classes.json") == []
+    assert store.read_json(store.version(0), "classes.json") == ["cup"]
+    np.testing.assert_array_equal(store.read_tensors(version, "backbone")["up"], TENSORS["up"], strict=True)
+    assert version.objects["a"] == version.objects["b"]
+    assert len(list((store.path / "objects").glob("*/*"))) == 5
+    assert [found.number for found in store.versions()] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        np.arange(6.0).reshape(2, 3).T,
+        np.arange(10, dtype=np.int64)[::3],
+        np.arange(3, dtype=">f4"),
+        np.zeros((0, 4), np.float16),
+        np.array(True),
+    ],
+    ids=["transposed", "strided", "big-endian", "empty", "scalar"],
+)
+def test_tensors_survive_exactly(tmp_path: Path, tensor: np.ndarray) -> None:
+    def put(transaction: Transaction) -> None:
+        transaction.put_tensors("one", {"t": tensor, "a": np.ones(1)})
+        transaction.put_tensors("other", {"a": np.ones(1), "t": tensor})
+
+    store = Store.create(tmp_path / "store", record={}, fill=put)
+    found = store.read_tensors(store.head, "one")["t"]
+    np.testing.assert_array_equal(found, tensor)
+    assert (found.shape, found.dtype.name) == (tensor.shape, tensor.dtype.name)
+    assert store.head.objects["one"] == store.head.objects["other"], "equal tensors must give equal bytes"
+
+
+def test_golden_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_now", lambda: "2025-01-02T03:04:05+00:00")
+    monkeypatch.setattr(store_module, "_edge_cl_version", lambda: "0.1.0")
+    store = Store.create(
+        tmp_path / "store",
+        record={"task": "é"},
+        fill=lambda transaction: transaction.put_json("a/b.json", {}),
+    )
+    sha = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"  # printf '{}' | sha256sum
+    assert (store.path / "objects" / "44" / sha).read_bytes() == b"{}"
+    assert (store.path / "HEAD").read_bytes() == b"0\n"
+    assert (store.path / "format.json").read_bytes() == b'{\n  "edge_cl": "0.1.0",\n  "format": 1\n}\n'
+    assert (
+        (store.path / "versions" / "000000.json").read_text()
+        == """{
+  "manifest": {
+    "created": "2025-01-02T03:04:05+00:00",
+    "kind": "init",
+    "objects": {
+      "a/b.json": {
+        "bytes": 2,
+        "sha256": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+      }
+    },
+    "parent": null,
+    "record": {
+      "task": "\\u00e9"
+    },
+    "version": 0
+  },
+  "sha256": "8dc59d9ef69958886684b1f80beac6c827c51a8f246e8c21238303108145bf19"
+}
+"""
+    )
+
+
+def test_version_numbers_are_not_used_twice(tmp_path: Path) -> None:
+    create(tmp_path / "store")
+    assert commit(tmp_path / "store").number == 1
+    assert rollback(tmp_path / "store").number == 0
+    after = commit(tmp_path / "store", 2)
+    assert (after.number, after.parent) == (2, 0)
+
+
+def test_failed_commit_uses_up_its_number(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    with store.write("learn") as transaction:
+        (store.path / ".HEAD.tmp").mkdir()
+        with pytest.raises(StoreError, match="could not be written"):
+            transaction.commit(kind="learn", record={})
+        assert store.head.number == 0
+        (store.path / ".HEAD.tmp").rmdir()
+        assert transaction.commit(kind="learn", record={}).number == 2
+
+
+def test_remove_unreferenced(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    orphan = store.path / "objects" / "ab" / ("ab" * 32)
+    orphan.parent.mkdir(exist_ok=True)
+    orphan.write_bytes(b"12345")
+    orphan.with_name(f".{orphan.name}.tmp").write_bytes(b"67")
+    commit(store.path)
+    rollback(store.path)
+    assert store.remove_unreferenced() == 7
+    assert store.remove_unreferenced() == 0
+    assert_whole(store, store.version(1))
+
+
+def test_files_obey_the_umask_and_objects_are_read_only(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        store = create(tmp_path / "store")
+    finally:
+        os.umask(before)
+    mode = {path.name: path.stat().st_mode & 0o777 for path in store.path.rglob("*") if path.is_file()}
+    assert mode.pop("HEAD") == mode.pop("format.json") == mode.pop("lock") == 0o640
+    assert set(mode.values()) == {0o440}
+
+
+OPERATIONS = st.one_of(
+    st.dictionaries(st.sampled_from(["a", "b", "c/d"]), st.binary(max_size=3), max_size=3),
+    st.integers(0, 5),
+    st.none(),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(OPERATIONS, max_size=7))
+def test_every_version_stays_readable(operations: list[dict[str, bytes] | int | None]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        store = Store.create(Path(directory) / "store", record={})
+        expected: list[dict[str, bytes]] = [{}]
+        head = 0
+        for operation in operations:
+            if operation is None:
+                store.remove_unreferenced()
+                continue
+            with store.write("test") as transaction:
+                if isinstance(operation, dict):
+                    for name, data in operation.items():
+                        transaction.put_bytes(name, data)
+                    transaction.keep_all()
+                    expected.append(expected[head] | operation)
+                    head = transaction.commit(kind="learn", record={}).number
+                else:
+                    head = transaction.move_head(operation % len(expected)).number
+        assert store.head.number == head
+        versions = store.versions()
+        found = [{name: store.read_bytes(version, name) for name in version.objects} for version in versions]
+        assert found == expected
+
+
+# -- writers and readers ------------------------------------------------------------
+
+
+def test_second_writer_is_told_who_writes(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    locked, dying = os.pipe()
+    with child() as pid:
+        if pid == 0:
+            with store.write("learn task mugs"):
+                os.write(dying, b"x")
+                signal.pause()
+        os.read(locked, 1)
+        try:
+            for attempt in (store.write("x").__enter__, store.remove_unreferenced):
+                with pytest.raises(StoreError, match=rf"Process {pid} is writing .*\(learn task mugs\)"):
+                    attempt()
+            assert_whole(Store.open(store.path), store.head)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    assert commit(store.path).number == 1, "the lock must end with its process"
+
+
+def test_writer_can_wait(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    with store.write("first") as transaction, child() as pid:
+        if pid == 0:
+            signal.alarm(20)
+            with store.write("second", wait=True) as second:
+                second.commit(kind="learn", record={})
+            os._exit(0)
+        transaction.commit(kind="learn", record={})
+    assert os.waitpid(pid, 0)[1] == 0, "a forked child must not keep its parent's lock"
+    assert (store.head.number, store.head.parent) == (2, 1)
+
+
+def test_failed_block_leaves_nothing(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    before = sorted(store.path.rglob("*"))
+    with pytest.raises(FileNotFoundError), store.write("learn") as transaction:
+        transaction.put_bytes("x", b"x")
+        raise FileNotFoundError("the caller's own")
+    assert [path for path in sorted(store.path.rglob("*")) if path.is_file()] == [
+        path for path in before if path.is_file()
+    ]
+    assert commit(store.path).number == 1
+
+
+def test_readers_see_whole_versions_while_a_writer_commits(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    create(path)
+    with child() as pid:
+        if pid == 0:
+            for number in range(1, 101):
+                commit(path, number)
+            os._exit(0)
+        last, reads, done = 0, 0, False
+        while not done:
+            done = os.waitpid(pid, os.WNOHANG)[0] == pid
+            store = Store.open(path)
+            version = store.head
+            assert version.number >= last
+            last, reads = version.number, reads + 1
+            if last:
+                assert version.record["n"] == last
+                assert store.read_json(version, "classes.json") == ["cup", last]
+                assert (store.read_tensors(version, "task/adapters")["up"] == last).all()
+    assert last == 100
+    assert reads > 1
+
+
+def test_store_without_write_permission_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = create(tmp_path / "store").path
+    monkeypatch.chdir(path)
+    for file in [path, *path.rglob("*")]:
+        file.chmod(0o555 if file.is_dir() else 0o444)
+    with child() as pid:
+        if pid == 0:
+            if os.getuid() == 0:
+                os.setuid(65534)
+            store = Store.open(".")
+            assert_whole(store, store.head)
+            with pytest.raises(StoreError, match=r"could not be written.*Permission denied"):
+                commit(Path())
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    for file in [path, *path.rglob("*")]:
+        file.chmod(0o755)
+
+
+# -- damage ------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    """Alter one bit."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault", "mend"),
+    [
+        (lambda s: shutil.rmtree(s), "no store at", "edge-cl init --store"),
+        (lambda s: (s.rename(f"{s}.old"), s.write_text("x")), "is a file", "--store"),
+        (lambda s: (s / "format.json").unlink(), "not a store", "edge-cl init"),
+        (lambda s: (s / "format.json").write_text('{"format": 2}'), "format 2.*up to 1", "Upgrade edge-cl"),
+        (lambda s: (s / "format.json").write_text("{"), "format.json is damaged", "copy"),
+        (lambda s: (s / "format.json").write_text('{"format": "1"}'), "format.json is damaged", "copy"),
+        (lambda s: (s / "HEAD").unlink(), "HEAD cannot be read", "edge-cl rollback 1 --store"),
+        (lambda s: (s / "HEAD").write_text(""), "HEAD holds b''", "edge-cl rollback 1 --store"),
+        (lambda s: (s / "HEAD").write_text("../1\n"), "HEAD holds b'../1", "edge-cl rollback 1 --store"),
+        (lambda s: (s / "HEAD").write_text("7\n"), "Version 7 does not exist", "edge-cl rollback 1 --store"),
+        (lambda s: (s / "versions/000001.json").unlink(), "Version 1 does not", "edge-cl rollback 0 --store"),
+        (lambda s: flip(s / "versions/000001.json"), "Version 1 is damaged", "edge-cl rollback 0 --store"),
+        (lambda s: shutil.rmtree(s / "versions"), "Version 1 does not exist", "No version is whole: restore"),
+    ],
+)
+def test_open_says_what_is_wrong(tmp_path: Path, damage: Callable[[Path], object], fault: str, mend: str) -> None:
+    path = create(tmp_path / "store").path
+    commit(path)
+    damage(path)
+    with pytest.raises(StoreError, match=fault) as caught:
+        Store.open(path)
+    assert mend in caught.value.mend
+
+
+def object_file(store: Store, name: str) -> Path:
+    sha = store.head.objects[name].sha256
+    return store.path / "objects" / sha[:2] / sha
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "fault", "mend"),
+    [
+        (
+            "classes.json",
+            flip,
+            "SHA-256 [0-9a-f]{64}, expected .* SHA-256 [0-9a-f]{64}",
+            "edge-cl rollback 0 --store",
+        ),
+        ("classes.json", lambda path: path.unlink(), "is missing", "edge-cl rollback 0 --store"),
+        ("classes.json", lambda path: path.write_bytes(b""), "has 0 bytes", "edge-cl rollback 0 --store"),
+        ("backbone", flip, "SHA-256", "No version is whole: restore"),
+    ],
+)
+@pytest.mark.parametrize("read", [Store.read_bytes, Store.read_json, Store.read_tensors, Store.object_path])
+def test_damaged_object(
+    tmp_path: Path,
+    read: Callable[..., object],
+    name: str,
+    damage: Callable[[Path], object],
+    fault: str,
+    mend: str,
+) -> None:
+    store = create(tmp_path / "store")
+    commit(store.path)
+    path = object_file(store, name)
+    damage(path)
+    assert any(name in line for line in store.check())
+    with pytest.raises(StoreError, match=fault) as caught:
+        read(store, store.head, name)
+    assert f"Object '{name}' of version 1: {path}" in caught.value.faults[0]
+    assert mend in caught.value.mend
+    if "rollback 0" in mend:
+        rollback(store.path)
+        assert Store.open(store.path).head.number == 0
+        with pytest.raises(StoreError, match="expected"), store.write("x") as transaction:
+            transaction.move_head(1)
+        assert store.head.number == 0
+
+
+def test_damage_elsewhere_does_not_suggest_a_rollback(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    old = object_file(store, "classes.json")
+    commit(store.path)
+    flip(old)
+    with pytest.raises(StoreError, match=r"Version 1, the one in force, is whole"):
+        store.read_json(store.version(0), "classes.json")
+
+
+def test_broken_head_is_mended_by_rollback_only(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    (store.path / "HEAD").write_text("?")
+    assert len(store.check()) == 1
+    repaired = Store.open(store.path, repair=True)
+    with pytest.raises(StoreError, match="no version in force"), repaired.write("learn") as transaction:
+        transaction.commit(kind="learn", record={})
+    rollback(store.path)
+    assert store.check() == []
+    assert commit(store.path).number == 1
+
+
+def test_forged_manifest_does_not_lead_out_of_the_store(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    file = store.path / "versions" / "000000.json"
+    manifest = json.loads(file.read_text())["manifest"]
+    manifest["objects"]["classes.json"]["sha256"] = "../../../../etc/passwd"
+    sha = hashlib.sha256(store_module.canonical_json(manifest)).hexdigest()
+    file.chmod(0o644)
+    file.write_text(json.dumps({"manifest": manifest, "sha256": sha}))
+    with pytest.raises(StoreError, match="is not described by a SHA-256"):
+        Store.open(store.path)
+
+
+def test_damaged_version_stops_the_removal_of_objects(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    commit(store.path)
+    rollback(store.path)
+    flip(store.path / "versions" / "000001.json")
+    objects = sorted((store.path / "objects").rglob("*"))
+    with pytest.raises(StoreError, match="Version 1 is damaged"):
+        store.remove_unreferenced()
+    assert sorted((store.path / "objects").rglob("*")) == objects
+    assert [version.number for version in store.versions()] == [0]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "fault"),
+    [
+        (lambda path: path.write_text("x"), "is a file"),
+        (lambda path: (path.mkdir(), (path / "mine.txt").write_text("x")), "holds files .*mine.txt"),
+        (lambda path: (path.mkdir(), (path / "HEAD").write_text("ref: x")), "holds files .*HEAD"),
+        (create, "is a store already"),
+    ],
+)
+def test_create_refuses(tmp_path: Path, prepare: Callable[[Path], object], fault: str) -> None:
+    path = tmp_path / "store"
+    prepare(path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(StoreError, match=fault):
+        create(path)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("use", "fault"),
+    [
+        (lambda t: t.put_bytes("../x", b""), "cannot name an object"),
+        (lambda t: t.put_bytes("", b""), "cannot name an object"),
+        (lambda t: t.keep("backbon"), "no object 'backbon'.\nKnown: backbone"),
+        (lambda t: t.store.read_bytes(t.parent, "x"), "no object 'x'"),
+        (lambda t: t.put_file("x", "/nowhere/file"), "/nowhere/file"),
+        (lambda t: t.move_head(9), "Version 9 does not exist"),
+        (lambda t: t.store.read_tensors(t.parent, "classes.json"), "has no tensors"),
+        (lambda t: t.store.read_json(t.parent, "backbone"), "is not JSON"),
+    ],
+)
+def test_misuse_is_refused(tmp_path: Path, use: Callable[[Transaction], object], fault: str) -> None:
+    store = create(tmp_path / "store")
+    with pytest.raises(StoreError, match=fault), store.write("test") as transaction:
+        use(transaction)
+    assert store.check() == []
