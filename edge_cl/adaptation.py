@@ -140,6 +140,8 @@ def joint(job: Job) -> Adapted:
     """Train shared adapter, task adapter and classifier together on fresh views (the published schedule)."""
     shared, task, classifier = new_adapters(job)
     backbone, teacher = job.encoder.backbone, job.encoder.shared
+    if teacher is not None and not job.update_shared:
+        shared, teacher = teacher.requires_grad_(False), None
     settings = job.optimisation
 
     def backward(batch: np.ndarray, epoch: int) -> Tensor:
@@ -194,12 +196,16 @@ def distil_shared(job: Job) -> Adapter:
 
 def prefix_tokens(job: Job, shared: Adapter, view: int) -> Tensor:
     """Return the prefix tokens of one view of every picture, (n, N, D) in half precision."""
-    rows = []
+    stage, checkpoint = f"prefix-{view}", job.checkpoint
+    if checkpoint is not None and stage in checkpoint:
+        return torch.from_numpy(checkpoint.load(stage)[0]["tokens"]).to(job.encoder.device)
     with job.stage("prefix"), torch.no_grad():
-        for batch in np.array_split(np.arange(len(job.images)), max(1, len(job.images) // 32)):
-            rows.append(job.encoder.backbone.prefix(job.views(batch, view), shared).half())
+        batches = np.array_split(np.arange(len(job.images)), max(1, len(job.images) // 32))
+        tokens = torch.cat([job.encoder.backbone.prefix(job.views(b, view), shared).half() for b in batches])
+        if checkpoint is not None:
+            checkpoint.save(stage, {"tokens": tokens.cpu().numpy()})
     job.progress("prefix", view + 1, job.config.views)
-    return torch.cat(rows)
+    return tokens
 
 
 def train_task_adapter(job: Job, tokens: Sequence[Tensor]) -> Adapter:

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from edge_cl.durable import make_directory, replacing
 from edge_cl.errors import StoreError
-from edge_cl.store import Json, JsonObject, canonical_json, contiguous
+from edge_cl.version import Json, JsonObject, canonical_json, contiguous
 
 _STAGE = re.compile(r"\w[\w.-]*", re.ASCII)
 _KEY = re.compile(r"[0-9a-f]{64}")

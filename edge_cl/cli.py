@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -54,7 +55,7 @@ def emit(as_json: bool, value: Any, show: Callable[[], None]) -> None:
 
 def say(text: str) -> None:
     """Print a message to stderr, as it stands."""
-    messages.print(text, markup=False)
+    messages.print(text, markup=False, soft_wrap=True)
 
 
 def warn_skipped(skipped: Any) -> None:
@@ -123,8 +124,7 @@ def learn(
     )
     if Store.exists(store):
         learner = Learner.open(store, device=device)
-        if weights is not None:
-            learner.require_weights(weights)
+        learner.require_backbone(backbone, weights, image_size)
     else:
         _require_learnable(new_classes, config)
         if dry_run:
@@ -159,10 +159,8 @@ def _dry_run(learner: Any, new_classes: Path, config: LearnConfig, update: bool,
     value = intake.to_json()
 
     def show() -> None:
-        table = _table("class", "state", "pictures", "held out")
-        for row in value["classes"]:
-            table.add_row(row["name"], row["state"], str(row["pictures"]), str(row["hold_out"]))
-        answers.print(table)
+        rows = [(c["name"], c["state"], str(c["pictures"]), str(c["hold_out"])) for c in value["classes"]]
+        answers.print(_table(("class", "state", "pictures", "held out"), rows))
         say("Dry run: nothing was learned.")
 
     warn_skipped(value["skipped"])
@@ -173,7 +171,6 @@ def _show_report(report: Any, store: Path) -> None:
     from edge_cl.report import percent, weakest
 
     old = report.old_class_accuracy
-    table = _table(f"version {report.version}", "")
     rows = [
         ("new classes", f"{len(report.classes)} from {report.images} pictures"),
         ("known classes", str(len(report.known_classes))),
@@ -183,9 +180,7 @@ def _show_report(report: Any, store: Path) -> None:
         ("time", ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items())),
         ("peak memory", f"{report.peak_memory_mb:.0f} MB"),
     ]
-    for row in rows:
-        table.add_row(*row)
-    answers.print(table)
+    answers.print(_table((f"version {report.version}", ""), rows))
     for name, accuracy in weakest(report.class_accuracy, 3):
         say(f"weak: {name} ({percent(accuracy)})")
     for note in report.notes:
@@ -195,37 +190,57 @@ def _show_report(report: Any, store: Path) -> None:
 
 @app.command()
 def predict(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Pictures and folders of pictures.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Picture, folder, video, /dev/video0, ...")],
     store: StoreOption = DEFAULT_STORE,
     top: Annotated[int, typer.Option("--top", min=1, help="How many classes to list.")] = 3,
+    every: Annotated[float, typer.Option("--every", metavar="SECONDS", help="Spacing of a video's frames.")] = 1.0,
+    frames: Annotated[
+        int | None, typer.Option("--frames", min=1, help="Most frames of a video; of a camera with --json: 1.")
+    ] = None,
     rule: RuleOption = "routed",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what is on pictures."""
+    """Say what is on pictures, videos and cameras (/dev/video0, csi://0, rtsp://...)."""
     from edge_cl.learner import Learner
+    from edge_cl.video import is_camera, is_video
+
+    learner = Learner.open(store, device=device)
+    rows: list[dict[str, Any]] = []
+    skipped: list[Any] = []
+    for source in filter(is_video, sources):
+        most = 1 if frames is None and as_json and is_camera(source) else frames
+        for answer in islice(learner.watch(source, every_s=every, top=top, rule=rule), most):
+            rows.append(_answer_json(answer))
+            if not as_json:
+                _show_answer(rows[-1])
+    if pictures := [source for source in sources if not is_video(source)]:
+        result = learner.predict(*pictures, top=top, rule=rule)
+        rows += map(_answer_json, result.answers)
+        skipped += result.skipped
+        warn_skipped(skipped)
+        if not as_json:
+            for row in rows[-len(result.answers) :]:
+                _show_answer(row)
+    emit(as_json, {"predictions": rows, "skipped": skipped}, lambda: None)
+
+
+def _answer_json(answer: Any) -> dict[str, Any]:
     from edge_cl.pictures import path_text
 
-    result = Learner.open(store, device=device).predict(*sources, top=top, rule=rule)
-    rows: list[dict[str, Any]] = [
-        {
-            "source": path_text(answer.source),
-            "label": answer.prediction.label,
-            "confidence": answer.prediction.confidence,
-            "unknown": answer.prediction.unknown,
-            "top": [{"label": label, "confidence": p} for label, p in answer.prediction.top],
-        }
-        for answer in result.answers
-    ]
-    warn_skipped(result.skipped)
+    return {
+        "source": path_text(answer.source),
+        "label": answer.prediction.label,
+        "confidence": answer.prediction.confidence,
+        "unknown": answer.prediction.unknown,
+        "top": [{"label": label, "confidence": p} for label, p in answer.prediction.top],
+    }
 
-    def show() -> None:
-        for row in rows:
-            listed = ", ".join(f"{t['label']} {t['confidence']:.2f}" for t in row["top"])
-            mark = "  (unknown: unlike every class known)" if row["unknown"] else ""
-            answers.print(f"{row['source']}: {row['label']} {row['confidence']:.2f}{mark}  [{listed}]", markup=False)
 
-    emit(as_json, {"predictions": rows, "skipped": result.skipped}, show)
+def _show_answer(row: dict[str, Any]) -> None:
+    listed = ", ".join(f"{t['label']} {t['confidence']:.2f}" for t in row["top"])
+    mark = "  (unknown: unlike every class known)" if row["unknown"] else ""
+    answers.print(f"{row['source']}: {row['label']} {row['confidence']:.2f}{mark}  [{listed}]", markup=False)
 
 
 @app.command("eval")
@@ -244,15 +259,14 @@ def evaluate(
     warn_skipped(result["skipped"])
 
     def show() -> None:
-        table = _table("", f"{result['images']} pictures")
-        table.add_row("accuracy", percent(result["accuracy"]))
-        table.add_row("mean over classes", percent(result["macro_accuracy"]))
-        table.add_row("called unknown", percent(result["unknown_rate"]))
-        for number, accuracy in enumerate(result["per_task"], 1):
-            table.add_row(f"task {number}", percent(accuracy))
-        for name, value in weakest(result["per_class"], 5):
-            table.add_row(f"weak: {name}", percent(value))
-        answers.print(table)
+        rows = [
+            ("accuracy", percent(result["accuracy"])),
+            ("mean over classes", percent(result["macro_accuracy"])),
+            ("called unknown", percent(result["unknown_rate"])),
+            *((f"task {number}", percent(accuracy)) for number, accuracy in enumerate(result["per_task"], 1)),
+            *((f"weak: {name}", percent(value)) for name, value in weakest(result["per_class"], 5)),
+        ]
+        answers.print(_table(("", f"{result['images']} pictures"), rows))
 
     emit(as_json, result, show)
 
@@ -265,10 +279,8 @@ def classes(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> 
     rows = Learner.open(store).classes()
 
     def show() -> None:
-        table = _table("id", "class", "task", "pictures")
-        for row in rows:
-            table.add_row(str(row["id"]), row["name"], row["task"], str(row["pictures"]))
-        answers.print(table)
+        cells = [(str(c["id"]), c["name"], c["task"], str(c["pictures"])) for c in rows]
+        answers.print(_table(("id", "class", "task", "pictures"), cells))
 
     emit(as_json, {"classes": rows}, show)
 
@@ -279,7 +291,9 @@ def rename(old: str, new: str, store: StoreOption = DEFAULT_STORE, as_json: Json
     from edge_cl.learner import Learner
 
     version = Learner.open(store).rename(old, new)
-    emit(as_json, {"version": version.number, "old": old, "new": new}, lambda: say(f"{old} is now {new}."))
+    renamed: Any = version.record["renamed"]
+    value = {"version": version.number, "old": renamed[0], "new": renamed[1]}
+    emit(as_json, value, lambda: say(f"{renamed[0]} is now {renamed[1]}."))
 
 
 @app.command()
@@ -325,14 +339,20 @@ def log(
     ]
 
     def show() -> None:
-        table = _table("", "version", "parent", "what", "classes", "hold-out", "created")
-        for row in rows:
-            mark = "→" if row["version"] == head.number else ""
-            what = f"{row['kind']} {row['task'] or ''}".strip()
-            parent = "" if row["parent"] is None else str(row["parent"])
-            accuracy = percent(row["holdout_accuracy"], "")
-            table.add_row(mark, str(row["version"]), parent, what, str(len(row["classes"])), accuracy, row["created"])
-        answers.print(table)
+        cells = [
+            (
+                "→" if row["version"] == head.number else "",
+                str(row["version"]),
+                "" if row["parent"] is None else str(row["parent"]),
+                f"{row['kind']} {row['task'] or ''}".strip(),
+                str(len(row["classes"])),
+                percent(row["holdout_accuracy"], ""),
+                row["created"],
+            )
+            for row in rows
+        ]
+        columns = ("", "version", "parent", "what", "classes", "hold-out", "created")
+        answers.print(_table(columns, cells))
 
     emit(as_json, {"versions": rows, "head": head.number}, show)
 
@@ -369,6 +389,22 @@ def rollback(
     emit(as_json, value, lambda: say(f"Version {head.number} is in force."))
 
 
+@app.command()
+def doctor(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """Check the machine and the store; exit status 1 if something needs mending."""
+    from edge_cl.devices.doctor import examine
+
+    findings = examine(store)
+
+    def show() -> None:
+        rows = [("ok" if f.ok else "FAULT", f.check, "\n".join(filter(None, (f.found, f.mend)))) for f in findings]
+        answers.print(_table(("", "check", "found"), rows))
+
+    emit(as_json, {"findings": [vars(f) for f in findings], "ok": all(f.ok for f in findings)}, show)
+    if not all(f.ok for f in findings):
+        raise typer.Exit(1)
+
+
 class Progress:
     """Shows stages, bars and time left on stderr; a line a stage where stderr is no terminal."""
 
@@ -403,12 +439,16 @@ class Progress:
         self.bars.update(self.tasks[stage], completed=done, total=total)
 
 
-def _table(*columns: str) -> Any:
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
+    """Lay out rows of plain text: names may hold what rich would read as markup."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
 
 

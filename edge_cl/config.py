@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -31,8 +32,9 @@ class LearnConfig:
         weight_decay: L2 penalty.
         views: augmented views of a picture whose prefix tokens are cached.
         view_scale: smallest area of a view, as a fraction of the picture.
-        adapt_classes: fewest classes, and
-        adapt_pictures: fewest pictures of a task that train the shared and base adapter for the first time.
+        adapt_pictures: fewest training pictures of a task that adapters are trained on (with two classes or more).
+        readapt_factor: a task with so many times the classes that shaped the base branch shapes it anew.
+        statistics_views: augmented views of a picture that go into the statistics beside its centred square.
         shrinkage: isotropic share of the pooled covariance.
         covariance_rank: directions of the pooled covariance that are kept.
         branch_weight: share of a task branch in the answer within its task.
@@ -52,9 +54,10 @@ class LearnConfig:
     weight_decay: float = 5e-4
     views: int = 4
     view_scale: float = 0.2
-    adapt_classes: int = 5
-    adapt_pictures: int = 50
-    shrinkage: float = 0.2
+    adapt_pictures: int = 40
+    readapt_factor: float = 3.0
+    statistics_views: int = 3
+    shrinkage: float = 0.5
     covariance_rank: int = 512
     branch_weight: float = 0.5
     hold_out: float = 0.1
@@ -70,14 +73,22 @@ class LearnConfig:
         ):
             if value not in known:
                 faults.append(f"Unknown {name} {value!r}. {did_you_mean(value, known)}")
-        for name in ("epochs", "r", "batch_size", "views", "covariance_rank", "adapt_classes"):
+        for name in ("epochs", "r", "batch_size", "views", "covariance_rank"):
             if getattr(self, name) < 1:
                 faults.append(f"{name} must be at least 1, not {getattr(self, name)}.")
-        if not self.learning_rate > 0:
-            faults.append(f"learning_rate must be positive, not {self.learning_rate}.")
-        for name in ("shrinkage", "branch_weight", "hold_out", "view_scale"):
+        for name in ("seed", "weight_decay", "probes", "adapt_pictures", "statistics_views"):
+            if not 0 <= getattr(self, name) < math.inf:
+                faults.append(f"{name} must not be negative, but is {getattr(self, name)}.")
+        for name in ("learning_rate", "view_scale", "readapt_factor"):
+            if not 0 < getattr(self, name) < math.inf:
+                faults.append(f"{name} must be positive, not {getattr(self, name)}.")
+        for name in ("shrinkage", "branch_weight", "view_scale"):
             if not 0 <= getattr(self, name) <= 1:
                 faults.append(f"{name} must lie between 0 and 1, not {getattr(self, name)}.")
+        if not 0 <= self.hold_out < 1:
+            faults.append(f"hold_out must be at least 0 and less than 1, not {self.hold_out}.")
+        if self.max_forgetting is not None and not math.isfinite(self.max_forgetting):
+            faults.append(f"max_forgetting must be a number of points, not {self.max_forgetting}.")
         if faults:
             raise UsageError(*faults)
 

@@ -68,7 +68,7 @@ class PictureError(EdgeClError):
         super().__init__(f"{path_text(path)}: {why}.", mend="Replace the file or take it out.")
 
 
-def path_text(path: Path) -> str:
+def path_text(path: Path | str) -> str:
     """Return the path as text that can always be printed and written as JSON, on one line.
 
     Bytes that are not UTF-8 and control characters become U+FFFD.

@@ -5,15 +5,16 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_cl.config import LearnConfig
-from edge_cl.errors import EdgeClError, StoreError, UsageError, did_you_mean
-from edge_cl.store import JsonObject, Store, Version
+from edge_cl.errors import BackboneError, EdgeClError, StoreError, UsageError, did_you_mean
+from edge_cl.store import Store
+from edge_cl.version import JsonObject, Version, hash_file
 
 if TYPE_CHECKING:
     from edge_cl.adaptation import Progress
@@ -31,9 +32,9 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Answer:
-    """The prediction for one picture file."""
+    """The prediction for one picture file, or for one frame of a video ("FILE@SECONDS")."""
 
-    source: Path
+    source: Path | str
     prediction: Prediction
 
 
@@ -88,6 +89,7 @@ class Learner:
         from edge_cl.statistics import Statistics
         from edge_cl.weights import find_backbone, read_weights
 
+        _device(device)
         source = find_backbone(backbone, Path(weights) if weights else None, image_size)
 
         def fill(transaction: Any) -> None:
@@ -119,21 +121,34 @@ class Learner:
         """
         return cls(Store.open(path, repair=repair), device=device)
 
-    def require_weights(self, weights: str | Path) -> None:
-        """Refuse weights other than those the store was made with.
+    def require_backbone(
+        self, backbone: str = "", weights: str | Path | None = None, image_size: int | None = None
+    ) -> None:
+        """Refuse a backbone other than the one the store was made with; what is not given is not compared.
 
         Raises:
-            StoreError: the file's SHA-256 is not the one recorded.
+            StoreError: another name or input size, or weights whose SHA-256 is not the one recorded.
         """
-        import hashlib
-
-        wanted = self.store.version(0).objects["backbone"].sha256
-        found = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-        if found != wanted:
-            raise StoreError(
-                f"{self.store.path} was made with other weights: it wants SHA-256 {wanted}, {weights} has {found}.",
-                mend="Leave out --weights (the store keeps its own copy), or learn into a new --store.",
-            )
+        spec, faults = self.state["backbone"], []
+        if backbone and backbone not in (spec["name"], spec.get("source")):
+            faults.append(f"{self.store.path} was made with the backbone {spec['name']}, not {backbone}.")
+        if image_size is not None and image_size != spec["image_size"]:
+            faults.append(f"{self.store.path} was made for {spec['image_size']} px, not {image_size} px.")
+        if weights is not None:
+            wanted = self.store.head.objects["backbone"].sha256
+            try:
+                found = hash_file(Path(weights)).sha256
+            except OSError as error:
+                raise BackboneError(
+                    f"Cannot read weights from {weights}: {error.strerror}.", mend="Leave out --weights."
+                ) from error
+            if found != wanted:
+                faults.append(
+                    f"{self.store.path} was made with other weights: it wants SHA-256 {wanted}, {weights} has {found}."
+                )
+        if faults:
+            mend = "Leave these options out (the store keeps its own backbone), or learn into a new --store."
+            raise StoreError(*faults, mend=mend)
 
     # What is known ------------------------------------------------------------------------------------------------
 
@@ -310,16 +325,32 @@ class Learner:
 
     def predict(self, *sources: str | Path, top: int = 5, rule: str = "routed") -> Answers:
         """Answer for picture files and folders of pictures."""
+        from edge_cl.evaluation import DECODE_AT_ONCE
         from edge_cl.intake import skipped_json
         from edge_cl.learning import decode
         from edge_cl.pictures import read_unlabelled
 
         folder = read_unlabelled(*map(Path, sources))
         recogniser = self.recogniser(rule)
-        pixels = decode(folder.pictures, recogniser.encoder.preprocess, copies=False).pixels
-        answers = recogniser.predict(pixels, top=top)
-        paired = zip(folder.pictures, answers, strict=True)
-        return Answers([Answer(p.path, a) for p, a in paired], skipped_json(folder))
+        rank = {source: i for i, source in reversed(list(enumerate(map(Path, sources))))}
+        places = [min(rank.get(p, len(rank)) for p in (q.path, *q.path.parents)) for q in folder.pictures]
+        pictures = [p for _, p in sorted(zip(places, folder.pictures, strict=True), key=lambda pair: pair[0])]
+        answers: list[Answer] = []
+        for start in range(0, len(pictures), DECODE_AT_ONCE):
+            part = pictures[start : start + DECODE_AT_ONCE]
+            pixels = decode(part, recogniser.encoder.preprocess, copies=False).pixels
+            found = recogniser.predict(pixels, top=top)
+            answers += (Answer(p.path, a) for p, a in zip(part, found, strict=True))
+        return Answers(answers, skipped_json(folder))
+
+    def watch(self, source: str, *, every_s: float = 1.0, top: int = 5, rule: str = "routed") -> Iterator[Answer]:
+        """Answer for frames of a video file or camera, one in every `every_s` seconds, until it ends."""
+        from edge_cl.video import frames
+
+        recogniser = self.recogniser(rule)
+        for seconds, image in frames(source, every_s=every_s):
+            pixels = recogniser.encoder.preprocess.centre(image)
+            yield Answer(f"{source}@{seconds:.2f}", recogniser.predict([pixels], top=top)[0])
 
     def evaluate(self, folder: str | Path, *, rule: str = "routed") -> dict[str, Any]:
         """Measure on a folder of pictures, one sub-folder a class.

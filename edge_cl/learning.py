@@ -24,6 +24,7 @@ from edge_cl.preprocess import Pixels, Preprocess
 from edge_cl.statistics import Array, Indices, Statistics
 
 WORKING_COPY = 1.5  # shorter side of the copies that views are cut from, in input sizes
+STATISTICS_SCALE = (0.4, 1.0)  # area of the views that go into the statistics
 DECODE = 2  # a picture is decoded at no less than this many input sizes
 
 
@@ -147,12 +148,11 @@ def _train(
     """Train the task's adapters, or return None where statistics alone have to do."""
     config = model.config
     train, _ = intake.of_classes(intake.new)
-    first = model.base is None
-    enough = len(intake.new) >= (config.adapt_classes if first else 2) and len(train) >= config.adapt_pictures
+    enough = len(intake.new) > 1 and len(train) >= config.adapt_pictures
     if config.method == "prototype" or not enough:
         return None
     job = Job(
-        encoder=encoder,
+        encoder=replace(encoder, shared=None, base=None) if _shapes_base(model, intake) else encoder,
         images=decode(train, encoder.preprocess, copies=True).copies,
         labels=np.asarray([intake.new.index(p.label) for p in train], np.int64),
         classes=len(intake.new),
@@ -167,15 +167,20 @@ def _train(
     return SCHEDULES[config.schedule](job)
 
 
+def _shapes_base(model: Model, intake: Intake) -> bool:
+    """Return whether a task trains the shared and base adapter anew: the first, or one with many more classes."""
+    return model.base is None or len(intake.new) >= model.config.readapt_factor * model.base_classes
+
+
 def _with_adapters(
     model: Model, encoder: Encoder, adapted: Adapted, intake: Intake, task: int
 ) -> tuple[Model, Encoder]:
     """Put trained adapters in force; where the features of old classes move by it, move their statistics along."""
-    first = model.base is None
-    base = adapted.task if first else model.base
+    anew = _shapes_base(model, intake)
+    base = adapted.task if anew else model.base
     moved = replace(encoder, shared=adapted.shared, base=base)
     statistics, probes = model.statistics, model.probes
-    if len(statistics) and adapted.shared is not encoder.shared and (first or model.config.shared_update == "correct"):
+    if len(statistics) and adapted.shared is not encoder.shared and (anew or model.config.shared_update == "correct"):
         pixels = decode(intake.of_classes(intake.new)[0], encoder.preprocess, copies=False).pixels
         drift = DriftMap.fit(
             *(np.concatenate([e.features for e in state.batches(pixels)]) for state in (encoder, moved))
@@ -185,18 +190,21 @@ def _with_adapters(
             t: replace(p, features=drift.points(p.features.astype(np.float32)).astype(np.float16))
             for t, p in probes.items()
         }
-    adapters = model.adapters if first else {**model.adapters, task: adapted.task}
-    model = replace(model, shared=adapted.shared, base=base, adapters=adapters, statistics=statistics, probes=probes)
-    return model, moved
+    model = replace(model, shared=adapted.shared, base=base, statistics=statistics, probes=probes)
+    if not anew:
+        return replace(model, adapters={**model.adapters, task: adapted.task}), moved
+    # Earlier task adapters were trained on another prefix: their tasks are answered by the new base branch.
+    branches = {t: replace(branch, weight=0.0) for t, branch in model.branches.items()}
+    return replace(model, adapters={}, branches=branches, base_classes=len(intake.new)), moved
 
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Features of some pictures of one task, in the base branch and in the task's own."""
+    """Features of V views of some pictures of one task, in the base branch and in the task's own."""
 
-    base: Array  # (n, F)
-    own: Array  # (n, F)
-    last: Array  # (n, D), own branch
+    base: Array  # (V, n, F)
+    own: Array  # (V, n, F)
+    last: Array  # (V, n, D), own branch
     classes: Indices  # permanent ids, (n,)
 
 
@@ -206,21 +214,25 @@ def _with_statistics(
     """Add the pictures of one task's classes to the statistics and probes; give a new task its branch."""
     config = model.config
     names = {c.name for c in model.classes if c.task == task} & set(intake.folder.classes)
-    pictures = intake.of_classes(names)
+    pictures, held_pictures = intake.of_classes(names)
     train, held = (
-        _encode(model, encoder, task, split, f"{name}-{task}", checkpoint, progress)
-        for name, split in zip(("features", "hold-out"), pictures, strict=True)
+        _encode(model, encoder, task, *what, checkpoint, progress)
+        for what in (("features", pictures, config.statistics_views), ("hold-out", held_pictures, 0))
     )
     column = {c.id: i for i, c in enumerate(model.classes)}
 
     def columns(encoded: _Encoded) -> Indices:
         return np.asarray([column[int(c)] for c in encoded.classes], np.int64)
 
+    if task in model.branches:  # more pictures of known classes
+        more = [p.label for p in (*pictures, *held_pictures)]
+        classes = tuple(replace(c, pictures=c.pictures + more.count(c.name)) for c in model.classes)
+        model = replace(model, classes=classes)
     statistics = model.statistics.add(train.base, columns(train), rank=config.covariance_rank)
-    statistics = statistics.add_to_means(held.base, columns(held))
+    statistics = statistics.add_to_means(held.base[0], columns(held))
     model = replace(model, statistics=statistics)
     branch = model.branches.get(task) or _new_branch(model, train)
-    kept = Probes(held.base.astype(np.float16), held.classes, branch.discriminant.scores(held.own))
+    kept = Probes(held.base[0].astype(np.float16), held.classes, branch.discriminant.scores(held.own[0]))
     earlier = model.probes.get(task)
     kept = kept.limited(config.probes) if earlier is None else earlier.joined(kept, config.probes)
     probes = {**model.probes, task: kept} if len(kept.classes) else model.probes
@@ -231,35 +243,50 @@ def _encode(
     model: Model,
     encoder: Encoder,
     task: int,
+    kind: str,
     pictures: Sequence[Picture],
-    stage: str,
+    views: int,
     checkpoint: Checkpoint,
     progress: Progress,
 ) -> _Encoded:
+    """Return the features of the centred square of each picture, and of so many augmented views."""
     classes = np.asarray([model.ids[p.label] for p in pictures], np.int64)
+    stage = f"{kind}-{task}"
     if stage in checkpoint:
         tensors, _ = checkpoint.load(stage)
-    else:
-        adapter = model.adapters.get(task)
-        pixels = decode(pictures, encoder.preprocess, copies=False).pixels
-        rows: dict[str, list[Array]] = {"base": [], "own": [], "last": []}
-        for encoding in encoder.batches(pixels):
-            own = encoding if adapter is None else encoder.branch(encoding.tokens, encoding.prefix, adapter)
-            for name, value in (("base", encoding.features), ("own", own.features), ("last", own.last)):
-                rows[name].append(value)
-            progress("head", sum(map(len, rows["base"])), len(pictures))
-        width = {"base": encoder.width, "own": encoder.width, "last": encoder.backbone.width}
-        empty = {name: np.zeros((0, w), np.float32) for name, w in width.items()}
-        tensors = {name: np.concatenate([empty[name], *value]) for name, value in rows.items()}
-        checkpoint.save(stage, tensors)
+        return _Encoded(tensors["base"], tensors["own"], tensors["last"], classes)
+    decoded, spec, scale = decode(pictures, encoder.preprocess, copies=views > 0), encoder.preprocess, STATISTICS_SCALE
+    sets: list[list[Pixels]] = [list(decoded.pixels)]
+    for view in range(views):
+        # By content: a picture's views are the same whatever it comes with.
+        seeds = [(model.config.seed, int(p.sha256[:15], 16), view) for p in pictures]
+        pairs = zip(decoded.copies, seeds, strict=True)
+        sets.append([spec.view(image, np.random.default_rng(seed), scale=scale) for image, seed in pairs])
+    results = []
+    for done, pixels in enumerate(sets, 1):
+        results.append(_encode_view(encoder, model, task, pixels))
+        progress("head", done, len(sets))
+    tensors = {name: np.stack([result[name] for result in results]) for name in ("base", "own", "last")}
+    checkpoint.save(stage, tensors)
     return _Encoded(tensors["base"], tensors["own"], tensors["last"], classes)
+
+
+def _encode_view(encoder: Encoder, model: Model, task: int, pixels: Sequence[Pixels]) -> dict[str, Array]:
+    adapter = model.adapters.get(task)
+    widths = {"base": encoder.width, "own": encoder.width, "last": encoder.backbone.width}
+    rows: dict[str, list[Array]] = {name: [np.zeros((0, width), np.float32)] for name, width in widths.items()}
+    for encoding in encoder.batches(pixels):
+        own = encoding if adapter is None else encoder.branch(encoding.tokens, encoding.prefix, adapter)
+        for name, value in (("base", encoding.features), ("own", own.features), ("last", own.last)):
+            rows[name].append(value)
+    return {name: np.concatenate(value) for name, value in rows.items()}
 
 
 def _new_branch(model: Model, train: _Encoded) -> Branch:
     ids, rows = np.unique(train.classes, return_inverse=True)
-    own = Statistics.empty(train.own.shape[1]).add(train.own, rows, rank=model.config.covariance_rank)
+    own = Statistics.empty(train.own.shape[2]).add(train.own, rows, rank=model.config.covariance_rank)
     discriminant = Discriminant.of(own.means, precision_of(own, shrinkage=model.config.shrinkage))
-    prototypes = np.stack([train.last[rows == i].mean(0) for i in range(len(ids))])
+    prototypes = np.stack([train.last[0, rows == i].mean(0) for i in range(len(ids))])
     return Branch(ids, discriminant, prototypes, weight=0.0)
 
 

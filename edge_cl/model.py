@@ -14,7 +14,8 @@ from edge_cl.config import LearnConfig
 from edge_cl.head import Branch, Head
 from edge_cl.lora import Adapter
 from edge_cl.statistics import Array, Indices, Statistics
-from edge_cl.store import Store, Transaction, Version
+from edge_cl.store import Store, Transaction
+from edge_cl.version import Version
 
 FORMAT = 1
 
@@ -76,6 +77,7 @@ class Model:
         task_names: by task number, in order of teaching.
         shared: shared adapter, or None before the first adapted task.
         base: adapter of the base branch, likewise.
+        base_classes: number of classes that it was trained on.
         adapters: task adapters by task; tasks without one are answered by the base branch.
         statistics: of the base branch's features.
         branches: of every task.
@@ -92,6 +94,7 @@ class Model:
     task_names: Mapping[int, str] = field(default_factory=dict)
     shared: Adapter | None = None
     base: Adapter | None = None
+    base_classes: int = 0
     adapters: Mapping[int, Adapter] = field(default_factory=dict)
     branches: Mapping[int, Branch] = field(default_factory=dict)
     probes: Mapping[int, Probes] = field(default_factory=dict)
@@ -180,6 +183,7 @@ class Model:
             "task_names": {str(t): name for t, name in self.task_names.items()},
             "history": [{str(t): a for t, a in row.items()} for row in self.history],
             "next_class": self.next_class,
+            "base_classes": self.base_classes,
             "temperature": self.temperature,
             "threshold": self.threshold if np.isfinite(self.threshold) else None,
         }
@@ -214,6 +218,7 @@ class Model:
             probes={t: Probes(**p) for t in tasks if (p := read(t, "probes"))},
             history=tuple({int(t): a for t, a in row.items()} for row in state["history"]),
             next_class=state["next_class"],
+            base_classes=state["base_classes"],
             temperature=state["temperature"],
             threshold=float("inf") if threshold is None else threshold,
         )

@@ -209,7 +209,7 @@ def _listing(folder: Path) -> list[Path]:
 
 def class_name(text: str) -> str:
     """Return the label that a folder name or a user's text stands for: NFC, without surrounding blanks."""
-    return unicodedata.normalize("NFC", path_text(Path(text))).strip()
+    return unicodedata.normalize("NFC", path_text(text)).strip()
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -325,6 +325,8 @@ def class_name_fault(name: str) -> str:
         return "a class name cannot be blank"
     if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in name):
         return "the class name has control characters or is not UTF-8"
+    if "/" in name:
+        return "the class name has a slash"
     if len(label) > MAX_NAME:
         return f"the class name is longer than {MAX_NAME} characters"
     return ""

@@ -41,7 +41,7 @@ class Preprocess:
                 f"Unknown interpolation {self.interpolation!r}.",
                 mend=did_you_mean(self.interpolation, list(INTERPOLATIONS)),
             )
-        if self.image_size < 1 or not 0 < self.crop_fraction <= 1:
+        if self.image_size < 1 or not 0 < self.crop_fraction <= 1 or not min(self.std) > 0:
             raise UsageError(f"Bad preprocessing: {self}.", mend="Sizes are positive, fractions in (0, 1].")
 
     def to_json(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -133,9 +134,13 @@ class LearnReport:
         )
         right.set(xlabel="hold-out accuracy, %", xlim=(0, 102), title=title)
         right.tick_params(axis="y", labelsize=7)
+        for label in right.get_yticklabels():
+            label.set_parse_math(False)  # a class name may hold dollars
         buffer = io.BytesIO()
         FigureCanvasAgg(figure)
-        figure.savefig(buffer, format="png")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a glyph that the font lacks is drawn as a box
+            figure.savefig(buffer, format="png")
         return buffer.getvalue()
 
 

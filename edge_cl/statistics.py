@@ -143,24 +143,25 @@ class Statistics:
         """Return the statistics with further pictures, exactly as if all had been seen at once (while rank <= K).
 
         Args:
-            features: (n, F).
+            features: (n, F), or (V, n, F) for V views of every picture, which count as one picture together.
             labels: class indices, (n,); those from `len(self)` on are new classes, without gaps.
             rank: largest rank kept of the scatter.
         """
+        views = features if features.ndim == 3 else features[None]
         classes = max(len(self), int(labels.max(initial=-1)) + 1)
-        means = np.zeros((classes, features.shape[1]), np.float32)
+        means = np.zeros((classes, views.shape[2]), np.float32)
         counts = np.zeros(classes, np.int64)
         means[: len(self)], counts[: len(self)] = self.means, self.counts
-        deviations = []
+        deviations = [np.zeros((0, views.shape[2]), np.float32)]
         for c in np.unique(labels):
-            rows = features[labels == c]
-            mean, n, k = rows.mean(0), int(counts[c]), len(rows)
-            deviations.append(rows - mean)
+            rows = views[:, labels == c]
+            mean, n, k = rows.mean((0, 1)), int(counts[c]), rows.shape[1]
+            deviations.append((rows - mean).reshape(-1, views.shape[2]) / np.float32(len(views) ** 0.5))
             if n:  # pooling two groups adds the spread between their means
                 deviations.append(np.sqrt(n * k / (n + k)) * (mean - means[c])[None])
             means[c] += (mean - means[c]) * (k / (n + k))
             counts[c] = n + k
-        scatter = self.scatter.add(np.concatenate(deviations), count=len(features), rank=rank)
+        scatter = self.scatter.add(np.concatenate(deviations), count=len(labels), rank=rank)
         return Statistics(means, counts, scatter)
 
     def add_to_means(self, features: Array, labels: Indices) -> Statistics:

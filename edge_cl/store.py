@@ -10,14 +10,13 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 import safetensors.numpy
@@ -25,59 +24,26 @@ from safetensors import SafetensorError
 
 from edge_cl.durable import make_directory, replace_bytes, replacing, sync_directory
 from edge_cl.errors import StoreError, did_you_mean
-
-Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
-JsonObject: TypeAlias = "Mapping[str, Json]"
+from edge_cl.version import (
+    OBJECT_NAME,
+    Json,
+    JsonObject,
+    ObjectRef,
+    Version,
+    canonical_json,
+    contiguous,
+    decode,
+    encode,
+    hash_file,
+    object_fault,
+    plain,
+    pretty,
+)
 
 FORMAT = 1
 _TOP_LEVEL = {"format.json", "HEAD", "versions", "objects", "lock", "work"}
 _VERSION_FILE = re.compile(r"([0-9]{6,18})\.json")
 _HEAD = re.compile(rb"(0|[1-9][0-9]{0,17})\n")
-_HASH = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
-
-
-@dataclass(frozen=True)
-class ObjectRef:
-    """What a version says of one of its objects: the SHA-256 and the number of its bytes."""
-
-    sha256: str
-    size: int
-
-
-@dataclass(frozen=True)
-class Version:
-    """One immutable state of the store.
-
-    Attributes:
-        number: its number; 0 is the first, and none is used twice.
-        parent: the version it was made from; None for version 0.
-        created: UTC time as ISO 8601, by the robot's clock, which may be wrong.
-        kind: what made it: "init", "learn", "rename", "forget"...
-        record: what its maker wrote down about it.
-        objects: its objects by name.
-    """
-
-    number: int
-    parent: int | None
-    created: str
-    kind: str
-    record: JsonObject
-    objects: Mapping[str, ObjectRef]
-
-
-def canonical_json(value: Json) -> bytes:
-    """Return the one spelling of a JSON value that hashes are taken over: ASCII, sorted keys, no spaces.
-
-    Raises:
-        ValueError: the value holds a NaN or an infinity, which JSON cannot say.
-    """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def contiguous(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the tensors in C order: safetensors silently writes a transposed view's elements wrongly."""
-    return {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
 
 
 class Store:
@@ -122,7 +88,7 @@ class Store:
                     fill(transaction)
                 transaction.commit(kind="init", record=record)
             with store._explained():
-                replace_bytes(store._format_file, _pretty({"format": FORMAT, "edge_cl": _edge_cl_version()}))
+                replace_bytes(store._format_file, pretty({"format": FORMAT, "edge_cl": _edge_cl_version()}))
         return store
 
     @classmethod
@@ -204,13 +170,13 @@ class Store:
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() == ref.sha256:
                 return data
-        raise self._damaged(version, name, _object_fault(path, ref) or f"{path} changed while it was read")
+        raise self._damaged(version, name, object_fault(path, ref) or f"{path} changed while it was read")
 
     def object_path(self, version: Version, name: str) -> Path:
         """Return the verified file of an object, to be mapped. Raises StoreError: see `read_bytes`."""
         ref = _ref(version, name)
         path = self._object_file(ref)
-        if fault := _object_fault(path, ref):
+        if fault := object_fault(path, ref):
             raise self._damaged(version, name, fault)
         return path
 
@@ -341,7 +307,7 @@ class Store:
         """Return one version, or raise ValueError saying what is wrong with it."""
         path = self._version_file(number)
         try:
-            return _decode(path.read_bytes(), number)
+            return decode(path.read_bytes(), number)
         except FileNotFoundError:
             raise ValueError(f"Version {number} does not exist ({path})") from None
         except OSError as error:
@@ -357,7 +323,7 @@ class Store:
             return [f"{error}."]
         for ref in version.objects.values():
             if ref not in seen:
-                seen[ref] = _object_fault(self._object_file(ref), ref)
+                seen[ref] = object_fault(self._object_file(ref), ref)
         return [
             f"Object {name!r} of version {number}: {seen[ref]}." for name, ref in version.objects.items() if seen[ref]
         ]
@@ -405,7 +371,7 @@ class Store:
                 ) from None
             with suppress(OSError):  # the text only informs; a full disk must not stop a clean-up
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()} {what}\n".encode(), 0)
+                os.pwrite(descriptor, f"{os.getpid()} {what}\n".encode(errors="replace"), 0)
             yield
             with suppress(OSError):
                 os.ftruncate(descriptor, 0)
@@ -463,7 +429,7 @@ class Transaction:
     def put_file(self, name: str, path: str | Path) -> None:
         """Put a copy of a file as one object, a piece at a time. Raises StoreError: see `put_bytes`."""
         with self.store._explained():
-            ref = _hash_file(Path(path))
+            ref = hash_file(Path(path))
         self._put(name, ref, partial(shutil.copyfile, path))
 
     def keep(self, name: str) -> None:
@@ -476,7 +442,7 @@ class Transaction:
         ref = _ref(parent, name)
         path = self.store._object_file(ref)
         if not path.is_file() or path.stat().st_size != ref.size:
-            raise self.store._damaged(parent, name, _object_fault(path, ref))
+            raise self.store._damaged(parent, name, object_fault(path, ref))
         self._objects[name] = ref
 
     def keep_all(self) -> None:
@@ -495,8 +461,8 @@ class Transaction:
         if self._number > 0:
             self._require_parent()
         parent = self.parent.number if self.parent else None
-        version = Version(self._number, parent, _now(), kind, _plain(dict(record)), self._objects)
-        data = _encode(version)
+        version = Version(self._number, parent, _now(), kind, plain(dict(record)), self._objects)
+        data = encode(version)
         with self.store._explained():
             for directory in sorted(self._directories):
                 sync_directory(directory)
@@ -513,6 +479,10 @@ class Transaction:
         Raises:
             StoreError: it does not exist or is damaged, or the store cannot be written.
         """
+        if number not in self.store._numbers():
+            raise StoreError(
+                f"Version {number} does not exist.", mend="edge-cl log lists the versions for edge-cl rollback VERSION."
+            )
         if faults := self.store._faults(number, {}):
             raise StoreError(*faults, mend=self.store._way_on())
         version = self.store.version(number)
@@ -536,16 +506,16 @@ class Transaction:
         return self.parent
 
     def _put(self, name: str, ref: ObjectRef, write: Callable[[Path], object]) -> None:
-        if not _NAME.fullmatch(name):
+        if not OBJECT_NAME.fullmatch(name):
             raise StoreError(f"{name!r} cannot name an object.", mend="Use letters, digits, '_', '-', '.' and '/'.")
         path = self.store._object_file(ref)
         with self.store._explained():
             existed = path.exists()
-            if not existed or _object_fault(path, ref):  # a crash or a bad card may have torn it
+            if not existed or object_fault(path, ref):  # a crash or a bad card may have torn it
                 path.parent.mkdir(exist_ok=True)
                 with replacing(path, read_only=True, sync_parent=False) as temporary:
                     write(temporary)
-                    if fault := _object_fault(temporary, ref):
+                    if fault := object_fault(temporary, ref):
                         raise OSError(f"{name!r} changed while it was written: {fault}")
             if not existed:
                 self._new.append(path)
@@ -561,67 +531,6 @@ def _ref(version: Version, name: str) -> ObjectRef:
             mend=did_you_mean(name, list(version.objects)),
         )
     return version.objects[name]
-
-
-def _hash_file(path: Path) -> ObjectRef:
-    digest = hashlib.sha256()
-    size = 0
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-            size += len(piece)
-    return ObjectRef(digest.hexdigest(), size)
-
-
-def _object_fault(path: Path, ref: ObjectRef) -> str:
-    """Return what is wrong with an object's file, "" when it is whole."""
-    try:
-        found = _hash_file(path)
-    except FileNotFoundError:
-        return f"{path} is missing (expected SHA-256 {ref.sha256})"
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror} (expected SHA-256 {ref.sha256})"
-    if found == ref:
-        return ""
-    return f"{path} has {found.size} bytes with SHA-256 {found.sha256}, expected {ref.size} with SHA-256 {ref.sha256}"
-
-
-def _encode(version: Version) -> bytes:
-    manifest: JsonObject = {
-        "version": version.number,
-        "parent": version.parent,
-        "created": version.created,
-        "kind": version.kind,
-        "record": version.record,
-        "objects": {name: {"sha256": ref.sha256, "bytes": ref.size} for name, ref in version.objects.items()},
-    }
-    return _pretty({"sha256": hashlib.sha256(canonical_json(manifest)).hexdigest(), "manifest": manifest})
-
-
-def _decode(data: bytes, number: int) -> Version:
-    """Return the version in a version file; raises ValueError, KeyError, TypeError or AttributeError."""
-    file = json.loads(data)
-    manifest = file["manifest"]
-    found = hashlib.sha256(canonical_json(manifest)).hexdigest()
-    if found != file["sha256"]:
-        raise ValueError(f"its manifest has SHA-256 {found}, expected {file['sha256']}")
-    if manifest["version"] != number:
-        raise ValueError(f"it says that it is version {manifest['version']}")
-    objects = {name: ObjectRef(ref["sha256"], ref["bytes"]) for name, ref in manifest["objects"].items()}
-    for name, ref in objects.items():
-        # The hash becomes a path: nothing but a hash may lead anywhere.
-        if not _NAME.fullmatch(name) or not _HASH.fullmatch(ref.sha256) or type(ref.size) is not int:
-            raise ValueError(f"object {name!r} is not described by a SHA-256 and a size")
-    return Version(number, manifest["parent"], manifest["created"], manifest["kind"], dict(manifest["record"]), objects)
-
-
-def _plain(value: Json) -> Any:
-    """Return the value as reading its JSON gives it: text keys, lists for tuples."""
-    return json.loads(json.dumps(value, allow_nan=False))
-
-
-def _pretty(value: JsonObject) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def _now() -> str:

@@ -37,10 +37,14 @@ class Optimisation:
 
 
 def epoch_batches(count: int, batch_size: int, seed: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield the index batches of one epoch; a last batch of one is joined to the one before."""
+    """Yield the index batches of one epoch: all of nearly the same size, at most `batch_size`."""
     order = np.random.default_rng(seed).permutation(count)
-    batches = max(1, round(count / batch_size))
-    yield from np.array_split(order, batches)
+    yield from np.array_split(order, batch_count(count, batch_size))
+
+
+def batch_count(count: int, batch_size: int) -> int:
+    """Return the number of batches of one epoch."""
+    return max(1, math.ceil(count / batch_size))
 
 
 def cosine_rate(learning_rate: float, step: int, steps: int) -> float:
@@ -78,7 +82,7 @@ def train_stage(
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=0.9, weight_decay=settings.weight_decay)
     start = _restore(stage, parameters, optimiser, checkpoint)
-    steps_per_epoch = max(1, round(count / settings.batch_size))
+    steps_per_epoch = batch_count(count, settings.batch_size)
     for epoch in range(start, settings.epochs):
         total = 0.0
         for i, batch in enumerate(epoch_batches(count, settings.batch_size, (seed, epoch))):

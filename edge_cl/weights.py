@@ -82,6 +82,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _shipped(image_size: int | None) -> BackboneSource:
+    if not (WEIGHTS_DIR / f"{SHIPPED}.json").is_file():
+        raise BackboneError(
+            f"This installation lacks the shipped backbone: {WEIGHTS_DIR} is incomplete.",
+            mend="Install edge-cl again, or name a backbone: --backbone NAME --weights FILE.safetensors.",
+        )
     facts: Mapping[str, Any] = json.loads((WEIGHTS_DIR / f"{SHIPPED}.json").read_text())
     kwargs = dict(facts["kwargs"])
     own = int(kwargs.pop("img_size", facts["image_size"]))
@@ -93,7 +98,12 @@ def _shipped(image_size: int | None) -> BackboneSource:
 
 
 def _pretrained_config(name: str) -> dict[str, Any]:
-    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    try:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:
+        raise BackboneError(
+            f"timm has no weights {name!r}: {error}.", mend=f"Use the plain name: {name.partition('.')[0]}."
+        ) from error
     return config.to_dict() if config else {}
 
 

@@ -61,9 +61,7 @@ def load_vit(model: str, kwargs: dict[str, int], weights: Path, head: bool = Fal
     classes = len(state["head.weight"]) if head else 0
     vit = create_vit(model, kwargs, classes)
     state = checkpoint_filter_fn(state, vit)
-    vit.load_state_dict(
-        {name: value for name, value in state.items() if head or not name.startswith("head.")}
-    )
+    vit.load_state_dict({name: value for name, value in state.items() if head or not name.startswith("head.")})
     return vit.eval().requires_grad_(False)
 
 
@@ -134,9 +132,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="written by pretrain_backbone.py")
     parser.add_argument("--teacher", type=Path, help="the teacher's weights, safetensors")
     parser.add_argument("--teacher-model", default="vit_tiny_patch16_224", help="its timm name")
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[128, 224], help="the teacher's picture sides"
-    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 224], help="the teacher's picture sides")
     parser.add_argument("--split", default="test", help="the split to judge on")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -151,9 +147,7 @@ def main() -> None:
     for (name, vit), milliseconds in zip(vits.items(), median_cpu_ms(list(vits.values())), strict=True):
         accuracy = " | ".join(f"{100 * training_free_accuracy(vit, root, args.split):.1f}" for root in roots)
         millions, side = sum(p.numel() for p in vit.parameters()) / 1e6, vit.patch_embed.img_size[0]
-        print(
-            f"| {name.split()[0]} | {side} | {millions:.2f} | {milliseconds:.1f} | {accuracy} |", flush=True
-        )
+        print(f"| {name.split()[0]} | {side} | {millions:.2f} | {milliseconds:.1f} | {accuracy} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -147,9 +147,7 @@ def augment(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
     theta[:, 0, 2], theta[:, 1, 2] = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
     tint = torch.stack([uniform(0.7, 1.3), uniform(-0.2, 0.2)], 1).to(images.device)[..., None, None, None]
     grid = F.affine_grid(theta.to(images.device), [count, 3, 2 * size, 2 * size], align_corners=False)
-    views = F.grid_sample(
-        images.float().div(127.5).sub(1), grid, padding_mode="reflection", align_corners=False
-    )
+    views = F.grid_sample(images.float().div(127.5).sub(1), grid, padding_mode="reflection", align_corners=False)
     return (F.avg_pool2d(views, 2) * tint[:, 0] + tint[:, 1]).clamp(-1, 1)
 
 

@@ -13,7 +13,7 @@ from test_store import CRASHES, cut_power, flip, no_fsync  # noqa: F401 (an auto
 
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.errors import StoreError
-from edge_cl.store import JsonObject
+from edge_cl.version import JsonObject
 
 KEY: JsonObject = {"epochs": 3, "pictures": ["ab", "cd"]}
 TENSORS = {

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 from edge_cl import store as store_module
 from edge_cl.errors import StoreError
-from edge_cl.store import Store, Transaction, Version
+from edge_cl.store import Store, Transaction
+from edge_cl.version import Version
 
 TENSORS = {"up": np.arange(6, dtype=np.float32).reshape(2, 3), "scale": np.float16(2) * np.ones(())}
 

@@ -14,13 +14,21 @@ from PIL import Image, ImageFilter
 from .meshes import Array
 
 
-def aim(rng: np.random.Generator, corners: Array, tilt_deg: tuple[float, float]) -> None:
+def aim(
+    rng: np.random.Generator,
+    corners: Array,
+    size: tuple[int, int],
+    tilt_deg: tuple[float, float],
+    fill: tuple[float, float],
+) -> None:
     """Place a camera on the -y side so that an object with these corners `(V, 3)` fills part of the picture.
 
     Args:
         rng: Draws height, distance, field of view, roll, aim and focus.
         corners: The object's corners in metres, standing on z = 0 around the origin.
+        size: Width and height of the picture in pixels.
         tilt_deg: How far down the camera may look, lowest and highest.
+        fill: The share of the picture that the object spans, least and most.
     """
     tilt = math.radians(rng.uniform(*tilt_deg))
     field = math.radians(rng.uniform(38, 68))
@@ -28,14 +36,15 @@ def aim(rng: np.random.Generator, corners: Array, tilt_deg: tuple[float, float])
     back = Vector((0, -math.cos(tilt), math.sin(tilt)))
     turn = back.to_track_quat("Z", "Y").to_matrix() @ Matrix.Rotation(rng.normal(0, 0.05), 3, "Z")
     seen = (corners - middle) @ np.asarray(turn)
-    fill = rng.uniform(0.58, 0.92)
-    distance = float((np.abs(seen[:, :2]).max(1) / (fill * math.tan(field / 2)) + seen[:, 2]).max())
-    slack = max(0.05, 1.04 - fill) * distance * math.tan(field / 2)
+    span = rng.uniform(*fill)
+    reach = math.tan(field / 2) * np.array(size) / max(size)  # half the picture, one metre away
+    distance = float(((np.abs(seen[:, :2]) / (span * reach)).max(1) + seen[:, 2]).max())
+    slack = max(0.05, 1.04 - span) * distance * reach
     shift = turn @ Vector((*rng.uniform(-0.55, 0.55, 2) * slack, 0))
     data = bpy.data.cameras.new("camera")
     data.angle, data.clip_start = field, 0.005
     data.dof.use_dof, data.dof.focus_distance = True, distance * rng.uniform(0.95, 1.1)
-    data.dof.aperture_fstop = rng.uniform(4, 16) * 0.4 / max(distance, 0.2)
+    data.dof.aperture_fstop = rng.uniform(6, 20) * 0.4 / max(distance, 0.2)
     thing = bpy.data.objects.new("camera", data)
     thing.matrix_world = Matrix.Translation(Vector(middle) + shift + back * distance) @ turn.to_4x4()
     bpy.context.scene.collection.objects.link(thing)
@@ -88,7 +97,7 @@ def develop(rng: np.random.Generator, light: Array) -> Image.Image:
     luminance = lit @ (0.2126, 0.7152, 0.0722)
     centre = luminance[height // 5 : -height // 5, width // 5 : -width // 5]
     key = 0.6 * np.exp(np.log(luminance + 1e-4).mean()) + 0.4 * centre.mean()
-    lit = lit * (0.19 / max(key, 1e-4)) * 2 ** rng.normal(0.0, 0.38)
+    lit = lit * (0.19 / max(key, 1e-4)) * 2 ** rng.normal(0.0, 0.32)
     grey = lit.mean((0, 1)) / max(lit.mean(), 1e-6)
     lit = lit / grey ** rng.uniform(0.2, 0.7) * (1 + rng.normal(0, 0.035, 3))
     noise = 10 ** rng.uniform(-2.9, -1.75)

@@ -22,31 +22,34 @@ class Kind:
         lying: The share of pictures in which it lies on its side.
         inverted: The share of pictures in which it stands upside down.
         tilt_deg: How far down the camera looks, lowest and highest.
+        fill: The share of the picture's width or height that the object spans, least and most.
     """
 
     draw: Callable[[np.random.Generator], list[Part]]
     lying: float = 0.0
     inverted: float = 0.0
     tilt_deg: tuple[float, float] = (14.0, 62.0)
+    fill: tuple[float, float] = (0.64, 0.95)
 
 
-FLAT = (32.0, 80.0)
+FLAT = (46.0, 84.0)
+SLIM = (0.78, 1.0)
 KINDS: dict[str, Kind] = {
     "apple": Kind(food.apple, lying=0.2),
     "ball": Kind(balls.ball),
     "banana": Kind(food.banana, tilt_deg=(22.0, 75.0)),
-    "book": Kind(paperware.book, tilt_deg=(22.0, 72.0)),
+    "book": Kind(paperware.book, tilt_deg=(28.0, 70.0)),
     "bottle": Kind(packed.bottle, lying=0.25, tilt_deg=(8.0, 50.0)),
-    "bowl": Kind(vessels.bowl, inverted=0.08, tilt_deg=(16.0, 65.0)),
-    "box": Kind(paperware.carton, lying=0.25, tilt_deg=(12.0, 58.0)),
-    "can": Kind(packed.can, lying=0.25, tilt_deg=(12.0, 56.0)),
-    "fork": Kind(tools.fork, tilt_deg=FLAT),
-    "mug": Kind(vessels.mug, lying=0.12, inverted=0.05, tilt_deg=(12.0, 60.0)),
+    "bowl": Kind(vessels.bowl, inverted=0.05, tilt_deg=(16.0, 52.0)),
+    "box": Kind(paperware.carton, lying=0.06, tilt_deg=(15.0, 48.0)),
+    "can": Kind(packed.can, lying=0.14, tilt_deg=(12.0, 46.0)),
+    "fork": Kind(tools.fork, tilt_deg=FLAT, fill=SLIM),
+    "mug": Kind(vessels.mug, lying=0.06, inverted=0.02, tilt_deg=(14.0, 52.0)),
     "plant": Kind(plants.plant, tilt_deg=(8.0, 50.0)),
     "plate": Kind(vessels.plate, inverted=0.04, tilt_deg=(20.0, 75.0)),
-    "remote": Kind(tools.remote, tilt_deg=FLAT),
-    "scissors": Kind(tools.scissors, tilt_deg=FLAT),
-    "spoon": Kind(tools.spoon, tilt_deg=FLAT),
+    "remote": Kind(tools.remote, tilt_deg=FLAT, fill=SLIM),
+    "scissors": Kind(tools.scissors, tilt_deg=FLAT, fill=SLIM),
+    "spoon": Kind(tools.spoon, tilt_deg=FLAT, fill=SLIM),
     "teapot": Kind(vessels.teapot, tilt_deg=(10.0, 48.0)),
 }
 

@@ -100,7 +100,7 @@ def _label(rng: np.random.Generator, radius: float, shoulder: float) -> list[Par
 
 def can(rng: np.random.Generator) -> list[Part]:
     """Draw a can: drink with a pull tab, tall food tin with ribs, or flat fish tin."""
-    kind = rng.choice(["drink", "food", "flat"], p=[0.5, 0.35, 0.15])
+    kind = rng.choice(["drink", "food", "flat"], p=[0.52, 0.38, 0.1])
     radius = {"drink": 0.033, "food": 0.037, "flat": 0.042}[str(kind)] * rng.uniform(0.9, 1.1)
     ratio = {"drink": (3.2, 5.0), "food": (2.2, 3.1), "flat": (0.9, 1.3)}[str(kind)]
     tall = radius * rng.uniform(*ratio)
@@ -121,7 +121,7 @@ def can(rng: np.random.Generator) -> list[Part]:
     if kind == "food":
         middle = np.abs(heights / tall - 0.5) < 0.28
         ribs = 0.02 * np.sin(heights / tall * 2 * np.pi * 9) * middle
-    bare = kind == "food" and rng.random() < 0.12
+    bare = kind == "food" and rng.random() < 0.06
     if not bare:
         design = prints.wrap(rng, 640, max(96, int(640 * tall / (2 * math.pi * radius))), int(rng.integers(1, 3)))
         shiny = kind == "drink"

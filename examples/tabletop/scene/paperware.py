@@ -16,7 +16,7 @@ from .meshes import Part, box, move, prism, sheet
 
 def book(rng: np.random.Generator) -> list[Part]:
     """Draw a book: hardback or paperback, lying or standing, a pile of two, or open."""
-    kind = rng.choice(["lying", "standing", "pile", "open"], p=[0.52, 0.14, 0.12, 0.22])
+    kind = rng.choice(["lying", "standing", "pile", "open"], p=[0.46, 0.08, 0.14, 0.32])
     if kind == "open":
         return _open_book(rng)
     parts = _closed_book(rng)
@@ -34,7 +34,7 @@ def _closed_book(rng: np.random.Generator, thick: float | None = None) -> list[P
     """Draw a closed book lying on its back, spine at -x, from z = 0."""
     wide = rng.uniform(0.11, 0.16)
     long = wide * rng.uniform(1.3, 1.55)
-    t = thick or rng.uniform(0.016, 0.05)
+    t = thick or rng.uniform(0.014, 0.038)
     board = rng.uniform(0.0015, 0.003)
     inset = rng.choice([0.0006, 0.003, 0.004])
     front = prints.cover(rng, 256, int(256 * long / wide))
@@ -84,7 +84,7 @@ def carton(rng: np.random.Generator) -> list[Part]:
     if rng.random() < 0.35:
         return _parcel(rng)
     wide = rng.uniform(0.08, 0.16)
-    tall, deep = wide * rng.uniform(0.9, 1.6), wide * rng.uniform(0.35, 0.75)
+    tall, deep = wide * rng.uniform(0.9, 1.6), wide * rng.uniform(0.45, 0.9)
     colours = palette(rng)
     gloss, coat = rng.uniform(0.3, 0.6), 0.3 * float(rng.random() < 0.5)
     front = printed(prints.package(rng, 300, int(300 * tall / wide), colours), gloss, coat)

@@ -51,7 +51,7 @@ def take(
     room.surroundings(rng, behind)
     room.light(rng)
     if rng.random() < 0.6:
-        strew(rng, reach, int(rng.integers(1, 5)), in_front=bool(rng.random() < 0.35))
-    camera.aim(rng, corners, kind.tilt_deg)
+        strew(rng, reach, int(rng.integers(1, 5)), in_front=bool(rng.random() < 0.3))
+    camera.aim(rng, corners, size, kind.tilt_deg, kind.fill)
     light = camera.render(size, samples, int(rng.integers(2**31)), threads)
     return camera.develop(rng, light)

@@ -14,7 +14,7 @@ from .meshes import Array, Part, box, lathe, move, prism, sheet, smooth, soften,
 def spoon(rng: np.random.Generator) -> list[Part]:
     """Draw a spoon: tea to serving size, of steel, plastic or wood."""
     head, handle = _cutlery_materials(rng)
-    length, half, deep = rng.uniform(0.045, 0.065), rng.uniform(0.016, 0.023), rng.uniform(0.005, 0.011)
+    length, half, deep = rng.uniform(0.052, 0.07), rng.uniform(0.019, 0.026), rng.uniform(0.008, 0.014)
     t = np.linspace(0, 1, 22)
     across = np.linspace(-1, 1, 15)
     width = half * np.sqrt(np.clip(1 - (2 * t - 1) ** 2, 0, 1)) * (1 + 0.25 * (0.5 - t)) + 0.0025 * t
@@ -22,15 +22,15 @@ def spoon(rng: np.random.Generator) -> list[Part]:
     hollow = -deep * (1 - across**2)[None] * (np.sin(np.pi * t) ** 0.7)[:, None]
     head_part = thicken(sheet(np.stack([x, width[:, None] * across, hollow], -1), head), 0.0014)
     neck = rng.uniform(0.0025, 0.004)
-    return [head_part, _handle_strip(rng, -0.001, rng.uniform(0.1, 0.14), neck, handle)]
+    return [head_part, _handle_strip(rng, -0.001, rng.uniform(0.085, 0.12), neck, handle)]
 
 
 def fork(rng: np.random.Generator) -> list[Part]:
     """Draw a fork of three or four tines, of steel, plastic or wood."""
     head, handle = _cutlery_materials(rng)
     tines = int(rng.choice([3, 4], p=[0.4, 0.6]))
-    length, half = rng.uniform(0.055, 0.07), rng.uniform(0.0115, 0.0145)
-    root = length * rng.uniform(0.38, 0.46)
+    length, half = rng.uniform(0.068, 0.082), rng.uniform(0.014, 0.0175)
+    root = length * rng.uniform(0.34, 0.42)
     dish = rng.uniform(0.006, 0.012)
 
     def height(along: Array) -> Array:
@@ -46,7 +46,7 @@ def fork(rng: np.random.Generator) -> list[Part]:
     for i in range(tines):
         middle = -half + pitch * (i + 0.325)
         along = np.linspace(root * 0.97, length * 1.02, 12)
-        width = np.interp(np.linspace(0, 1, 12), [0, 0.8, 1], [pitch * 0.33, pitch * 0.24, pitch * 0.1])
+        width = np.interp(np.linspace(0, 1, 12), [0, 0.8, 1], [pitch * 0.29, pitch * 0.21, pitch * 0.1])
         edge = np.linspace(-1, 1, 3)
         strip = np.stack(
             [-along[:, None] + 0 * edge, middle + width[:, None] * edge, height(along)[:, None] + 0 * edge],
@@ -54,7 +54,7 @@ def fork(rng: np.random.Generator) -> list[Part]:
         )
         parts.append(thicken(sheet(strip, head), 0.0018))
     neck = rng.uniform(0.0028, 0.004)
-    return [*parts, _handle_strip(rng, -0.001, rng.uniform(0.1, 0.135), neck, handle)]
+    return [*parts, _handle_strip(rng, -0.001, rng.uniform(0.085, 0.115), neck, handle)]
 
 
 def _cutlery_materials(rng: np.random.Generator) -> tuple[bpy.types.Material, bpy.types.Material]:

@@ -1,0 +1,51 @@
+"""What all tests share: one thread, no network, and the weights of a tiny vision transformer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",  # read when the hub's client is imported: before any test module
+    "HF_HUB_CACHE": "/nonexistent",
+}
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from edge_cl.architecture import BackboneSpec, build
+from edge_cl.backbone import Backbone
+from edge_cl.preprocess import Preprocess
+from edge_cl.weights import read_weights
+
+torch.set_num_threads(1)
+
+TINY = "test_vit"  # timm's smallest plain ViT: 6 blocks, width 64, patches of 16 px
+
+
+def random_weights(name: str, **arguments: object) -> dict[str, Tensor]:
+    """Return weights of a timm model that leave no parameter at a trivial zero or one."""
+    generator = torch.Generator().manual_seed(0)
+    state: dict[str, Tensor] = timm.create_model(name, num_classes=0, **arguments).state_dict()
+    return {
+        key: 0.1 * torch.randn(value.shape, generator=generator) + (1.0 if "norm" in key and "weight" in key else 0.0)
+        for key, value in state.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the timm model `test_vit`, at its own 160 px."""
+    path = tmp_path_factory.mktemp("weights") / f"{TINY}.safetensors"
+    save_file(random_weights(TINY), path)
+    return path
+
+
+@pytest.fixture
+def tiny_backbone(tiny_weights: Path) -> Backbone:
+    """Those weights as a frozen backbone for 32 px, split after block 3 of 6."""
+    return build(BackboneSpec(TINY, 32, 3, Preprocess(32)), read_weights(tiny_weights))

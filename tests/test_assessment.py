@@ -1,0 +1,205 @@
+"""Assessment: probes are scored as if their pictures had never been seen, against dense recomputation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edge_cl.architecture import BackboneSpec
+from edge_cl.assessment import TEMPERATURES, Assessment, assess, calibrated, fit_temperature, weigh_branch
+from edge_cl.config import LearnConfig
+from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, softmax
+from edge_cl.model import KnownClass, Model, Probes
+from edge_cl.preprocess import Preprocess
+from edge_cl.statistics import Array, Indices, Precision, Statistics
+
+WIDTH = 6
+IDS, TASKS = np.array([3, 5, 6, 9]), np.array([0, 0, 1, 1])
+SPEC = BackboneSpec("test_vit", 32, 3, Preprocess(32))
+
+
+def half(rows: np.ndarray) -> Array:
+    """Round to what half precision holds, so that stored probes are exactly the features that went in."""
+    return rows.astype(np.float16).astype(np.float32)
+
+
+def pictures(each: int, seed: int = 0, spread: float = 1.0) -> tuple[Array, Indices]:
+    """Return features whose tasks lie further apart than the classes within them."""
+    fixed, random = np.random.default_rng(99), np.random.default_rng(seed)
+    centres = 1.5 * fixed.normal(size=(2, WIDTH))[TASKS] + 0.5 * fixed.normal(size=(4, WIDTH))
+    labels = np.repeat(np.arange(4), each)
+    return half(centres[labels] + spread * random.normal(size=(4 * each, WIDTH))), labels
+
+
+def branch(task: int, weight: float = 0.0) -> Branch:
+    identity = Precision(np.zeros((0, WIDTH), np.float32), np.zeros(0, np.float32), 1.0)
+    discriminant = Discriminant.of(np.eye(2, WIDTH, dtype=np.float32), identity)
+    return Branch(IDS[task == TASKS], discriminant, np.ones((2, 3), np.float32), weight)
+
+
+def model(train: tuple[Array, Indices], held: tuple[Array, Indices], scores: Array | None = None) -> Model:
+    """Return a model of two tasks whose hold-out pictures joined the means alone, as in a learn."""
+    statistics = Statistics.empty(WIDTH).add(*train).add_to_means(*held)
+    probes = {}
+    for task in (0, 1):
+        rows = TASKS[held[1]] == task
+        if rows.any():
+            own = np.zeros((int(rows.sum()), 2), np.float32) if scores is None else scores[rows]
+            probes[task] = Probes(held[0][rows].astype(np.float16), IDS[held[1][rows]], own)
+    classes = tuple(KnownClass(int(i), f"class {i}", int(t), 9) for i, t in zip(IDS, TASKS, strict=True))
+    return Model(
+        SPEC,
+        LearnConfig(shrinkage=0.2),
+        statistics,
+        classes,
+        {0: "a", 1: "b"},
+        branches={task: branch(task) for task in (0, 1)},
+        probes=probes,
+    )
+
+
+def distances_without(train: tuple[Array, Indices], held: tuple[Array, Indices], probe: int) -> np.ndarray:
+    """Return a probe's squared distances to the means of all classes made without it, in double precision."""
+    everything = np.concatenate([train[0], held[0]]).astype(np.float64)
+    labels = np.concatenate([train[1], held[1]])
+    means = np.stack([everything[labels == c].mean(0) for c in range(4)])
+    prior = PRIOR_SPREAD * (means**2).sum(1).mean() / ((len(train[0]) + 1) * WIDTH)
+    left = np.arange(len(labels)) != len(train[0]) + probe
+    own = held[1][probe]
+    if (left & (labels == own)).any():
+        means[own] = everything[left & (labels == own)].mean(0)
+    deviations = train[0].astype(np.float64)
+    for c in range(4):
+        if (train[1] == c).any():
+            deviations[train[1] == c] -= deviations[train[1] == c].mean(0)
+    covariance = deviations.T @ deviations / len(train[0])
+    shrunk = 0.8 * covariance + (0.2 * np.trace(covariance) / WIDTH + prior) * np.eye(WIDTH)
+    offsets = held[0][probe] - means
+    result: np.ndarray = np.einsum("cf,fg,cg->c", offsets, np.linalg.inv(shrunk), offsets)
+    return result
+
+
+@pytest.mark.parametrize("each", [1, 3, 20])
+def test_probes_are_scored_as_if_never_seen(each: int) -> None:
+    train, held = pictures(each), pictures(3, seed=1, spread=2.0)
+    whole = model(train, held)
+    references = [distances_without(train, held, probe) for probe in range(len(held[0]))]
+
+    for probe, reference in enumerate(references):  # the threshold of one probe is its distance
+        task = TASKS[held[1][probe]]
+        row = np.flatnonzero(np.flatnonzero(TASKS[held[1]] == task) == probe)
+        chosen = np.isin(np.arange(len(whole.probes[task].classes)), row)
+        alone = replace(whole, probes={task: whole.probes[task].select(chosen, np.ones(2, bool))})
+        assert calibrated(alone).threshold == pytest.approx(reference.min(), rel=5e-3)
+        assert assess(alone).per_class == {IDS[held[1][probe]]: float(reference.argmin() == held[1][probe])}
+
+    answers = np.array([reference.argmin() for reference in references])
+    right = answers == held[1]
+    measured = assess(whole)
+    assert 0 < right.sum() < len(right)
+    assert measured.pictures == 12
+    assert measured.per_class == {int(IDS[c]): pytest.approx(right[held[1] == c].mean()) for c in range(4)}
+    assert measured.per_task == {t: pytest.approx(right[TASKS[held[1]] == t].mean()) for t in (0, 1)}
+    pairs = [(IDS[a], IDS[b]) for a, b in zip(held[1][~right], answers[~right], strict=True)]
+    assert {(a, b): n for a, b, n in measured.confusions} == {pair: pairs.count(pair) for pair in pairs}
+    counts = [n for _, _, n in measured.confusions]
+    assert counts == sorted(counts, reverse=True)
+    threshold = np.quantile([reference.min() for reference in references], 0.99)
+    assert calibrated(whole).threshold == pytest.approx(threshold, rel=5e-3)
+
+
+def test_outlier_does_not_vouch_for_itself() -> None:
+    train = pictures(3)
+    outlier = half(0.45 * train[0][:3].mean(0) + 0.55 * train[0][3:6].mean(0))[None]
+    held = outlier, np.array([0])  # labelled 0, but nearer to class 1
+    found = model(train, held)
+    assert assess(found).confusions == ((3, 5, 1),)
+    # Left in its own mean, which it draws towards itself, it would have looked right.
+    assert found.head().base_posterior(outlier).argmax() == 0
+
+
+def test_only_picture_of_a_class_keeps_its_mean() -> None:
+    train, labels = pictures(3)
+    seen = np.array([*range(9), 9])  # all of three classes, one of the fourth
+    found = model((train[seen], labels[seen]), (train[9:10], labels[9:10]))
+    found = calibrated(replace(found, statistics=Statistics.empty(WIDTH).add(train[seen], labels[seen])))
+    assert found.threshold == pytest.approx(0, abs=1e-3)
+    assert assess(found).per_class == {9: 1.0}
+
+
+@pytest.mark.parametrize("temperature", [0.8, 3.0, 25.0, 150.0])
+def test_known_temperature_is_recovered(temperature: float) -> None:
+    random = np.random.default_rng(0)
+    logits = 2 * random.normal(size=(4000, 5))
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    targets = (random.random((4000, 1)) > probabilities.cumsum(1)).sum(1)
+    found = fit_temperature((temperature * logits).astype(np.float32), targets)
+    assert found == pytest.approx(temperature, rel=0.12)  # the grid's steps are 11 %
+
+
+@pytest.mark.parametrize(("n", "lowest", "highest"), [(1, 3.5, 20.1), (300, 0.5, 0.5)])
+def test_start_holds_few_pictures_back(n: int, lowest: float, highest: float) -> None:
+    scores, targets = np.tile(np.float32([[1, 0]]), (n, 1)), np.zeros(n, np.int64)  # always right: as sharp as can be
+    assert fit_temperature(scores, targets) == TEMPERATURES[0]
+    assert lowest <= fit_temperature(scores, targets, start=20.0) <= highest
+
+
+def test_calibration_takes_the_temperature_of_the_probes() -> None:
+    train, held = pictures(20), pictures(8, seed=1, spread=3.0)
+    found = calibrated(model(train, held))
+    scores = np.stack([-0.5 * distances_without(train, held, probe) for probe in range(len(held[0]))])
+    assert found.temperature == pytest.approx(fit_temperature(scores.astype(np.float32), held[1]), rel=1e-6)
+    assert found.temperature > TEMPERATURES[0]
+    assert found.head().temperature == found.temperature
+    assert found.head().threshold == found.threshold
+
+
+def test_without_probes_nothing_is_claimed() -> None:
+    empty = replace(model(pictures(3), pictures(1)), probes={}, temperature=7.0, threshold=3.0)
+    assert assess(empty) == Assessment(0, {}, {}, ())
+    assert (calibrated(empty).temperature, calibrated(empty).threshold) == (1.0, float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "accuracy"), [({0}, 0.5), ({1}, 1.0), ({0, 1}, 0.75), ({0, 1, 7}, 0.75), ({7}, None), (set(), None)]
+)
+def test_accuracy_over_some_tasks(tasks: set[int], accuracy: float | None) -> None:
+    assert Assessment(10, {}, {0: 0.5, 1: 1.0}, ()).accuracy(tasks) == accuracy
+
+
+def with_scores(right: bool) -> tuple[Model, Branch]:
+    """Return a model whose branch of task 1 gets each of its probes right, or wrong."""
+    train, held = pictures(20), pictures(6, seed=1, spread=2.0)
+    local = np.where(held[1] % 2 == 0, 0, 1)
+    scores = np.where(np.arange(2) == (local if right else 1 - local)[:, None], 50, -50).astype(np.float32)
+    found = replace(model(train, held, scores), temperature=20.0)
+    return found, found.branches[1]
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_branch_answers_for_the_probes_sent_to_it_alone(right: bool) -> None:
+    found, branch_1 = with_scores(right)
+    train, held = pictures(20), pictures(6, seed=1, spread=2.0)
+    rows = np.flatnonzero(TASKS[held[1]] == 1)
+    scores = np.stack([-0.5 * distances_without(train, held, probe) for probe in rows]).astype(np.float32)
+    sent = softmax(scores / found.temperature)[:, 2:].sum(1) > 0.5
+    base = scores.argmax(1) == held[1][rows]
+    assert set(zip(sent, base, strict=True)) >= {(True, True), (True, False), (False, False)}
+    sure = replace(found, branches={**found.branches, 1: replace(branch_1, weight=1.0)})
+    assert assess(found).per_task[1] == pytest.approx(base.mean())
+    assert assess(sure).per_task[1] == pytest.approx(np.where(sent, right, base).mean())
+    assert assess(sure).per_task[0] == assess(found).per_task[0]
+
+
+@pytest.mark.parametrize(("right", "share", "weight"), [(True, 1.0, 1.0), (True, 0.0, 0.0), (False, 1.0, 0.0)])
+def test_branch_has_its_share_only_where_it_does_not_cost(right: bool, share: float, weight: float) -> None:
+    found, branch_1 = with_scores(right)
+    assert weigh_branch(found, branch_1, 1, share) == weight
+
+
+def test_branch_without_hold_out_or_choice_has_no_share() -> None:
+    found, branch_1 = with_scores(right=True)
+    assert weigh_branch(replace(found, probes={0: found.probes[0]}), branch_1, 1, 0.5) == 0
+    assert weigh_branch(found, branch_1.without({9}), 1, 0.5) == 0

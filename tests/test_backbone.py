@@ -1,0 +1,332 @@
+"""Backbones: prefix and suffix make up timm's own model, and what cannot be a backbone is refused with the reason."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from conftest import TINY, random_weights
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from edge_cl.architecture import BackboneSpec, build
+from edge_cl.backbone import Backbone
+from edge_cl.errors import BackboneError
+from edge_cl.lora import Adapter
+from edge_cl.preprocess import Preprocess
+from edge_cl.weights import find_backbone, read_weights
+
+SMALL = {"embed_dim": 32, "depth": 4, "num_heads": 2}
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+    image_size: int = 32
+    class_token: bool = True
+    prefix_tokens: int = 1
+    norm: str = "norm"
+
+    @property
+    def spec(self) -> BackboneSpec:
+        overrides = {**SMALL, **self.overrides}
+        return BackboneSpec(self.name, self.image_size, 2, Preprocess(self.image_size), overrides)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"img_size": self.image_size, **self.spec.overrides}
+
+    def reference(self, weights: dict[str, Tensor]) -> Any:
+        vit = timm.create_model(self.name, num_classes=0, **self.arguments)
+        vit.load_state_dict(weights)
+        return vit.eval()
+
+
+AVERAGE = {"class_token": False, "global_pool": "avg"}
+CASES = {
+    "class-token": Case("vit_tiny_patch16_224"),
+    "deit3": Case("deit3_small_patch16_224"),  # no position embedding for the class token, LayerScale
+    "registers": Case("vit_small_patch14_reg4_dinov2", image_size=28, prefix_tokens=5),
+    "registers-average": Case(
+        "vit_medium_patch16_reg4_gap_256", class_token=False, prefix_tokens=4, norm="fc_norm", overrides={}
+    ),
+    "average": Case("vit_tiny_patch16_224", AVERAGE, class_token=False, prefix_tokens=0, norm="fc_norm"),
+    "average-final-norm": Case(
+        "vit_tiny_patch16_224", {**AVERAGE, "fc_norm": False}, class_token=False, prefix_tokens=0
+    ),
+    "average-beside-class-token": Case("vit_tiny_patch16_224", {"global_pool": "avg"}, norm="fc_norm"),
+    "layer-scale": Case("vit_tiny_patch16_224", {"init_values": 0.1}),
+    "qk-norm": Case("vit_tiny_patch16_224", {"qk_norm": True}),
+    "no-qkv-bias": Case("vit_tiny_patch16_224", {"qkv_bias": False}),
+    "distilled": Case("deit_tiny_distilled_patch16_224", prefix_tokens=2),
+    "pre-norm": Case("vit_base_patch16_clip_224"),
+    "attention-pool": Case("vit_base_patch16_siglip_224", class_token=False, prefix_tokens=0),
+    "drop": Case("vit_tiny_patch16_224", {"proj_drop_rate": 0.5, "drop_path_rate": 0.5, "pos_drop_rate": 0.5}),
+}
+
+
+@pytest.fixture(params=list(CASES.values()), ids=list(CASES))
+def case(request: pytest.FixtureRequest) -> Case:
+    found: Case = request.param
+    return found
+
+
+@torch.no_grad()
+def test_halves_make_up_timm_s_model(case: Case) -> None:
+    weights = random_weights(case.name, **case.arguments)
+    backbone, reference = build(case.spec, weights).train(), case.reference(weights)
+    pixels = torch.randn(2, 3, case.image_size, case.image_size, generator=torch.Generator().manual_seed(0))
+    summaries: list[Tensor] = []
+    after = backbone.suffix(backbone.prefix(pixels, summaries=summaries), summaries=summaries)
+    normed = backbone.final_norm(after)
+
+    norm = getattr(reference, case.norm)
+    assert isinstance(norm, nn.LayerNorm)
+    blocks = reference.forward_intermediates(
+        pixels, norm=False, output_fmt="NLC", intermediates_only=True, return_prefix_tokens=True
+    )
+    assert len(summaries) == len(blocks) == backbone.depth == 4
+    for summary, block in zip(summaries, blocks, strict=True):
+        patches, special = block if isinstance(block, tuple) else (block, torch.empty(2, 0, 32))
+        assert special.shape[1] == case.prefix_tokens
+        expected = [norm(patches).mean(1)]
+        if case.class_token:
+            expected.insert(0, norm(special[:, 0]))
+        assert backbone.summaries_per_block == len(expected)
+        torch.testing.assert_close(summary, torch.stack(expected, 1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(backbone.classify_token(after), summaries[-1][:, 0], rtol=1e-5, atol=1e-5)
+
+    features = reference.forward_features(pixels)  # after timm's final norm, if that comes before the pooling
+    torch.testing.assert_close(normed if case.norm == "norm" else after, features, rtol=1e-5, atol=1e-5)
+    reference.norm = nn.Identity()
+    torch.testing.assert_close(after, reference.forward_features(pixels), rtol=1e-5, atol=1e-5)
+    if case.class_token and case.norm == "norm" and case.name != "deit_tiny_distilled_patch16_224":
+        pooled = reference.forward_head(features, pre_logits=True)
+        torch.testing.assert_close(backbone.classify_token(after), pooled, rtol=1e-5, atol=1e-5)
+
+
+def test_backbone_is_frozen(case: Case) -> None:
+    backbone = build(case.spec, random_weights(case.name, **case.arguments)).train()
+    assert not any(p.requires_grad for p in backbone.parameters())
+    assert not any(module.training for module in backbone.modules())
+    shared, task = (
+        Adapter.new_shared(2, 32, 2, torch.Generator().manual_seed(0)),
+        Adapter.new_task(2, 2, 32, 2, torch.Generator().manual_seed(0)),
+    )
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(2, 3, case.image_size, case.image_size, generator=generator)
+    tokens = backbone.classify_token(backbone.suffix(backbone.prefix(pixels, shared), task))
+    direction = torch.randn(tokens.shape, generator=generator)  # the plain sum of a normed token hardly moves
+    (tokens * direction).sum().backward()
+    assert all(p.grad is None for p in backbone.parameters())
+    for adapter in (shared, task):
+        assert adapter.B.grad is not None
+        assert adapter.B.grad.abs().amax((2, 3)).min() > 0  # every block's query and value feel the loss
+
+
+def test_delta_is_withdrawn_when_a_block_fails(tiny_backbone: Backbone) -> None:
+    task = Adapter.new_task(3, 3, 64, 2, torch.Generator().manual_seed(0))
+    with pytest.raises(RuntimeError):
+        tiny_backbone.suffix(torch.randn(1, 5, 63), task)
+    assert all(block.attn.qkv.low_rank is None for block in tiny_backbone.blocks)
+
+
+@pytest.mark.parametrize("name", ["class-token", "deit3", "registers", "registers-average", "average", "distilled"])
+@torch.no_grad()
+def test_position_embeddings_are_resampled(name: str) -> None:
+    case = CASES[name]
+    weights = random_weights(case.name, **case.arguments)
+    size = case.image_size * 2
+    spec = BackboneSpec(case.name, size, 2, Preprocess(size), case.spec.overrides)
+    backbone, reference = build(spec, weights), case.reference(weights)
+    reference.set_input_size((size, size))
+    pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    reference.norm = nn.Identity()
+    after = backbone.suffix(backbone.prefix(pixels))
+    assert after.shape == (1, 16 + case.prefix_tokens, 32)
+    torch.testing.assert_close(after, reference.forward_features(pixels), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["head.weight", "head_dist.bias", "fc.weight"])
+def test_classification_head_is_left_out(head: str) -> None:
+    case = CASES["class-token"]
+    weights = random_weights(case.name, **case.arguments)
+    backbone = build(case.spec, weights | {head: torch.ones(10, 32)})
+    assert set(backbone.vit.state_dict()) == set(weights)
+
+
+def test_half_precision_weights_are_read_as_single() -> None:
+    case = CASES["class-token"]
+    weights = {key: value.half() for key, value in random_weights(case.name, **case.arguments).items()}
+    state = build(case.spec, weights).vit.state_dict()
+    assert all(torch.equal(state[key], weights[key].float()) for key in weights)
+    assert {value.dtype for value in state.values()} == {torch.float32}
+
+
+def test_spec_survives_json() -> None:
+    spec = CASES["qk-norm"].spec
+    assert BackboneSpec.from_json(spec.to_json()) == spec
+
+
+def spec_of(name: str = "vit_tiny_patch16_224", image_size: int = 32, split: int = 2, **more: Any) -> BackboneSpec:
+    return BackboneSpec(name, image_size, split, Preprocess(image_size), {**SMALL, **more})
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            spec_of("vit_tyni_patch16_224"),
+            "timm knows no architecture 'vit_tyni_patch16_224'.\nKnown: .*vit_tiny_patch16_224",
+        ),
+        (
+            BackboneSpec("resnet18", 32, 2, Preprocess(32)),
+            "resnet18 cannot be built for 32 px: .*\nChoose a plain ViT",
+        ),
+        (spec_of(nonsense=1), "vit_tiny_patch16_224 cannot be built for 32 px: .*nonsense"),
+        (spec_of(num_heads=3), "cannot be built for 32 px: .*"),
+        (
+            BackboneSpec("swin_tiny_patch4_window7_224", 224, 2, Preprocess(224), {"embed_dim": 12}),
+            "is not a plain vision transformer .*\nChoose a vit_\\* or deit_\\* model, for example vit_tiny_patch16",
+        ),
+        (
+            BackboneSpec("eva02_tiny_patch14_224", 28, 2, Preprocess(28), SMALL),
+            "eva02_tiny_patch14_224 is not a plain vision transformer",
+        ),
+        (
+            BackboneSpec("vit_small_patch16_18x2_224", 32, 2, Preprocess(32), SMALL),  # parallel blocks
+            "is not a plain vision transformer with fused query-key-value",
+        ),
+        (
+            spec_of(image_size=33),
+            "has patches of 16 px, which do not divide 33 px.\nChoose an --image-size that is a multiple of 16",
+        ),
+        (spec_of(split=0), "Cannot split the 4 blocks of .* after block 0.\nSplit between 1 and 3."),
+        (spec_of(split=4), "Cannot split the 4 blocks of .* after block 4.\nSplit between 1 and 3."),
+    ],
+)
+def test_architectures_are_refused_with_the_reason(spec: BackboneSpec, message: str) -> None:
+    with pytest.raises(BackboneError, match=message):
+        build(spec, {})
+
+
+def without(weights: dict[str, Tensor], key: str) -> dict[str, Tensor]:
+    return {k: value for k, value in weights.items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda w: without(w, "norm.bias"),
+            "The weights do not fit vit_tiny_patch16_224: missing norm.bias.\nName the",
+        ),
+        (lambda w: w | {"blocks.4.norm1.bias": w["norm.bias"]}, "fit .*: unexpected blocks.4.norm1.bias.\n"),
+        (lambda w: w | {"norm.bias": torch.zeros(33)}, r"fit .*: norm.bias is \(33,\), not \(32,\).\n"),
+        (
+            lambda w: without(w, "norm.bias") | {"x": w["norm.bias"], "norm.weight": torch.zeros(3)},
+            r"fit .*: missing norm.bias; norm.weight is \(3,\), not \(32,\); unexpected x.\n.*--backbone.$",
+        ),
+        (lambda w: {}, "missing cls_token; .* and 48 more.\n"),
+    ],
+    ids=["missing", "unexpected", "shape", "all", "empty"],
+)
+def test_weights_that_do_not_fit_are_refused(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str
+) -> None:
+    case = CASES["class-token"]
+    with pytest.raises(BackboneError, match=message):
+        build(case.spec, change(random_weights(case.name, **case.arguments)))
+
+
+def pickled(path: Path) -> None:
+    torch.save({"norm.bias": torch.zeros(3)}, path)
+
+
+def plain_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"norm.bias": [0.0]}))
+
+
+def cut(path: Path) -> None:
+    save_file({"norm.bias": torch.zeros(300)}, path)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    "make", [pickled, plain_pickle, cut, Path.touch, Path.mkdir, lambda path: None], ids=lambda make: make.__name__
+)
+def test_unreadable_weights_are_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    path = tmp_path / "weights.safetensors"
+    make(path)
+    with pytest.raises(BackboneError) as error:
+        read_weights(path)
+    assert error.value.faults[0].startswith(f"Cannot read weights from {path}: ")
+    assert error.value.mend == "Pass a whole .safetensors file to --weights; pickled weights are never loaded."
+
+
+def test_weights_file_is_read_as_it_is(tiny_weights: Path) -> None:
+    weights, expected = read_weights(tiny_weights), random_weights(TINY)
+    assert set(weights) == set(expected)
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
+
+
+def test_unreachable_hub_names_both_ways_on() -> None:
+    with pytest.raises(BackboneError) as error:
+        find_backbone(TINY)
+    (fault,) = error.value.faults
+    assert fault.startswith(f"The weights of {TINY} could not be fetched from the hub: ")
+    assert len(fault.splitlines()) == 1
+    assert "--weights FILE.safetensors" in error.value.mend
+    assert "leave out --backbone to use edge_vit_tiny" in error.value.mend
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OSError("no route\n\nTraceback ..."), "no route"), (KeyError(), "KeyError"), (ValueError("  "), "ValueError")],
+)
+def test_hub_s_reason_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str) -> None:
+    create = timm.create_model
+
+    def fail(name: str, pretrained: bool = False, **arguments: Any) -> nn.Module:
+        if pretrained:
+            raise error
+        model: nn.Module = create(name, **arguments)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(BackboneError) as caught:
+        find_backbone(TINY)
+    assert caught.value.faults == (f"The weights of {TINY} could not be fetched from the hub: {reason}",)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("vit_tiny_patch16_225", None, "timm knows no model 'vit_tiny_patch16_225'.\nKnown: .*vit_tiny_patch16_224"),
+        ("edge_vit_tyny", None, "timm knows no model 'edge_vit_tyny'.\nKnown: .*edge_vit_tiny"),
+        ("", Path("w.safetensors"), "w.safetensors needs the name of its architecture.\nAdd --backbone NAME."),
+        ("edge_vit_tiny", Path("w.safetensors"), "w.safetensors needs the name of its architecture.\n"),
+    ],
+)
+def test_unknown_backbones_are_refused(name: str, weights: Path | None, message: str) -> None:
+    with pytest.raises(BackboneError, match=message):
+        find_backbone(name, weights)
+
+
+@pytest.mark.parametrize(("image_size", "side"), [(None, 160), (64, 64)])
+def test_local_weights_take_the_model_s_own_preprocessing(
+    tiny_weights: Path, image_size: int | None, side: int
+) -> None:
+    source = find_backbone(TINY, tiny_weights, image_size)
+    preprocess = Preprocess(side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 0.95)
+    assert source.spec == BackboneSpec(TINY, side, 3, preprocess)
+    assert (source.path, source.data) == (tiny_weights, None)
+    backbone = build(source.spec, read_weights(tiny_weights))
+    assert backbone.prefix(torch.zeros(1, 3, side, side)).shape == (1, (side // 16) ** 2 + 1, 64)

@@ -1,0 +1,590 @@
+"""The command line: one JSON object, exit statuses, messages that name the way on, and what must not be loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bad_pictures import ACCEPTED, IGNORED, write_bad_folder
+from small import BACKBONE, CONFIG, IMAGE_SIZE, Run, edge_cl, write_looks, write_weights
+
+from edge_cl import Learner
+from edge_cl.decode import path_text
+from edge_cl.store import Store
+
+FIRST = {"nut": 0, "bolt": 5, "washer": 10}
+SECOND = {"apple": 14, "pear": 2}
+VERBS = ("init", "learn", "predict", "eval", "classes", "rename", "forget", "log", "rollback")
+
+
+@pytest.fixture(autouse=True)
+def no_store_in_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("EDGE_CL_STORE", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds two files of weights, the folders `first`, `second` and `fresh`, and `store`, which knows `first`."""
+    root = tmp_path_factory.mktemp("made")
+    write_weights(root / "weights.safetensors")
+    write_weights(root / "other.safetensors", seed=1)
+    write_looks(root / "first", FIRST)
+    write_looks(root / "second", SECOND)
+    write_looks(root / "fresh", FIRST, 3, first=100)
+    learner = Learner.init(
+        root / "store",
+        backbone=BACKBONE,
+        weights=root / "weights.safetensors",
+        image_size=IMAGE_SIZE,
+        device="cpu",
+    )
+    learner.learn(root / "first", CONFIG, task="parts")
+    return root
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Path:
+    """A copy of the store that knows the first classes."""
+    return shutil.copytree(made / "store", tmp_path / "store")
+
+
+def init_options(made: Path) -> list[object]:
+    return ["--backbone", BACKBONE, "--weights", made / "weights.safetensors", "--image-size", IMAGE_SIZE]
+
+
+def script(*args: object, cwd: Path, **environment: str) -> Run:
+    """Run the installed `edge-cl` as its own process."""
+    command = [str(Path(sys.executable).parent / "edge-cl"), *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+def flat(text: str) -> str:
+    """Return text as one line."""
+    return " ".join(text.split())
+
+
+# -- the whole way, as a user goes it -----------------------------------
+
+
+def test_first_steps_as_processes(made: Path, tmp_path: Path) -> None:
+    """Learn without a store, ask, go on: each its own process, with the default store of the working directory."""
+    learned = script("learn", "--new-classes", made / "first", *init_options(made), "--json", cwd=tmp_path)
+    assert learned.json["classes"] == sorted(FIRST)
+    assert "There is no store at edge_cl_store yet: making one." in learned.err
+    assert Store.open(tmp_path / "edge_cl_store").head.number == 1
+
+    asked = script("predict", made / "fresh", "--json", cwd=tmp_path, EDGE_CL_STORE=str(tmp_path / "edge_cl_store"))
+    answers = asked.json["predictions"]
+    assert [Path(a["source"]).parent.name for a in answers] == [a["label"] for a in answers]
+
+    refused = script("rename", "nutt", "x", "--json", cwd=tmp_path)
+    assert (refused.code, refused.out) == (1, "")
+    assert "Traceback" not in refused.err
+    assert flat(refused.err).startswith("error: ")
+
+    usage = script("learn", "--epochs", "0", "--new-classes", "x", cwd=tmp_path)
+    assert (usage.code, usage.out) == (2, "")
+
+
+def test_help(tmp_path: Path) -> None:
+    run = edge_cl("--help")
+    assert run.code == 0
+    assert set(VERBS) <= set(re.findall(r"\w+", run.out))
+    for verb in VERBS:
+        run = edge_cl(verb, "--help")
+        assert run.code == 0
+        assert "--json" in run.out
+        assert "--store" in run.out
+
+
+# -- --json -------------------------------------------------------------
+
+
+def _learn_fields(value: Mapping[str, Any]) -> None:
+    assert isinstance(value["version"], int)
+    assert value["epochs"] == 0 or value["epochs"] == 1
+    assert set(value["seconds"]) >= {"total", "scan", "shared", "prefix", "train", "head"}
+    assert all(isinstance(s, float) and s >= 0 for s in value["seconds"].values())
+    assert value["peak_memory_mb"] > 0
+    assert set(value["old_class_accuracy"]) == {"before", "after"}
+    for fraction in (value["holdout_accuracy"], *value["old_class_accuracy"].values()):
+        assert fraction is None or 0 <= fraction <= 1
+    assert -1 <= value["forgetting"] <= 1
+    assert value["skipped"] == []
+
+
+def test_json_of_init(made: Path, tmp_path: Path) -> None:
+    value = edge_cl("init", *init_options(made), "--json", "--store", tmp_path / "s").json
+    assert value["version"] == 0
+    assert value["backbone"]["name"] == BACKBONE
+    assert value["backbone"]["image_size"] == IMAGE_SIZE
+    assert value["store"] == str(tmp_path / "s")
+    assert Store.open(tmp_path / "s").check() == []
+
+
+def test_json_of_learn(made: Path, store: Path) -> None:
+    run = edge_cl("learn", "--new-classes", made / "second", "--task", "fruit", "--json", "--store", store)
+    value = run.json
+    _learn_fields(value)
+    assert (value["version"], value["task"], value["classes"]) == (2, "fruit", sorted(SECOND))
+    assert value["known_classes"] == [*sorted(FIRST), *sorted(SECOND)]
+    assert value["images"] == 16
+    assert value["old_class_accuracy"]["before"] is not None
+    assert "head" in run.err or "statistics" in run.err  # progress goes to stderr
+
+
+def test_json_of_learn_with_adapters(made: Path, store: Path) -> None:
+    more = write_looks(store.parent / "many", {f"c{look}": look for look in (1, 4, 7, 8, 13)}, 12)
+    value = edge_cl("learn", "--new-classes", more, "--epochs", "1", "--seed", "4", "--store", store, "--json").json
+    _learn_fields(value)
+    assert value["epochs"] == 1
+    settings = Store.open(store).head.record["settings"]
+    assert isinstance(settings, Mapping)
+    assert (settings["epochs"], settings["seed"], settings["method"]) == (1, 4, "cl-lora")
+
+
+def test_json_of_update(made: Path, store: Path) -> None:
+    more = write_looks(store.parent / "more", FIRST, 3, first=50)
+    value = edge_cl("learn", "--new-classes", more, "--update", "--json", "--store", store).json
+    _learn_fields(value)
+    assert (value["task"], value["classes"], value["known_classes"]) == (None, [], sorted(FIRST))
+
+
+def test_json_of_dry_run(made: Path, store: Path, tmp_path: Path) -> None:
+    folder = write_looks(write_looks(tmp_path / "mixed", {"nut": 0}, 3, first=50), SECOND)
+    (folder / "pear" / "broken.jpg").write_bytes(b"x")
+    before = Store.open(store).head
+    args = ["learn", "--new-classes", folder, "--dry-run", "--json"]
+    value = edge_cl(*args, "--update", "--store", store).json
+    assert value["images"] == 19
+    assert value["skipped"] == [{"path": str(folder / "pear" / "broken.jpg"), "why": "not a picture"}]
+    assert value["classes"] == [
+        {"name": "apple", "state": "new", "pictures": 8, "hold_out": 1},
+        {"name": "nut", "state": "known", "pictures": 3, "hold_out": 0},
+        {"name": "pear", "state": "new", "pictures": 8, "hold_out": 1},
+    ]
+    assert Store.open(store).head == before
+    assert edge_cl(*args, "--store", store).code == 1  # a known class, and no --update
+    value = edge_cl(*args, "--store", tmp_path / "none").json
+    assert {c["state"] for c in value["classes"]} == {"new"}
+    assert not (tmp_path / "none").exists()
+
+
+def test_json_of_predict(made: Path, store: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"x")
+    one = made / "fresh" / "bolt" / "101.png"
+    value = edge_cl("predict", made / "fresh", one, broken, "--top", 2, "--json", "--store", store).json
+    assert value["skipped"] == [{"path": str(broken), "why": "not a picture"}]
+    assert [a["source"] for a in value["predictions"]].count(str(one)) == 2
+    assert len(value["predictions"]) == 10
+    for answer in value["predictions"]:
+        assert {"source", "label", "confidence", "unknown", "top"} <= set(answer)
+        assert answer["label"] == Path(answer["source"]).parent.name
+        assert isinstance(answer["unknown"], bool)
+        assert len(answer["top"]) == 2
+        assert answer["top"][0] == {"label": answer["label"], "confidence": answer["confidence"]}
+        assert 1 >= answer["confidence"] >= answer["top"][1]["confidence"] >= 0
+    everything = edge_cl("predict", one, "--top", 99, "--json", "--store", store).json["predictions"]
+    assert len(everything[0]["top"]) == 3
+
+
+def test_predictions_come_in_the_order_of_the_sources(made: Path, store: Path) -> None:
+    sources = [made / "fresh" / f"{name}.png" for name in ("washer/101", "bolt/102", "nut/100", "bolt/101")]
+    value = edge_cl("predict", *sources, "--json", "--store", store).json
+    assert [a["source"] for a in value["predictions"]] == [str(s) for s in sources]
+
+
+@pytest.mark.parametrize("rule", ["routed", "base", "published"])
+def test_json_of_eval(made: Path, store: Path, rule: str) -> None:
+    value = edge_cl("eval", made / "fresh", "--rule", rule, "--json", "--store", store).json
+    assert value["images"] == 9
+    assert set(value["per_class"]) == set(FIRST)
+    for fraction in (value["accuracy"], value["macro_accuracy"], value["unknown_rate"], *value["per_class"].values()):
+        assert 0 <= fraction <= 1
+    assert value["per_task"] == [value["accuracy"]]
+    assert value["accuracy"] >= 0.8
+    assert value["seconds"] > 0
+
+
+def test_json_of_classes_rename_forget_rollback(store: Path) -> None:
+    table = edge_cl("classes", "--json", "--store", store).json["classes"]
+    assert [(c["id"], c["name"], c["task"], c["pictures"]) for c in table] == [
+        (i, name, "parts", 8) for i, name in enumerate(sorted(FIRST))
+    ]
+    value = edge_cl("rename", "nut", "hex nut", "--json", "--store", store).json
+    assert value == {"version": 2, "old": "nut", "new": "hex nut"}
+    value = edge_cl("forget", "bolt", "washer", "--json", "--store", store).json
+    assert (value["version"], value["forgotten"]) == (3, ["bolt", "washer"])
+    assert value["known_classes"] == ["hex nut"]
+    value = edge_cl("rollback", "--json", "--store", store).json
+    assert (value["version"], sorted(value["known_classes"])) == (2, ["bolt", "hex nut", "washer"])
+    value = edge_cl("rollback", "1", "--json", "--store", store).json
+    assert (value["version"], value["known_classes"]) == (1, sorted(FIRST))
+
+
+def test_rename_answers_with_the_name_that_is_kept(store: Path) -> None:
+    value = edge_cl("rename", "nut", " Cafe\u0301 ", "--json", "--store", store).json
+    names = [c["name"] for c in edge_cl("classes", "--json", "--store", store).json["classes"]]
+    assert "Caf\u00e9" in names
+    assert value["new"] == "Caf\u00e9"
+
+
+def test_json_of_log(store: Path) -> None:
+    edge_cl("forget", "bolt", "--store", store)
+    edge_cl("rollback", "--store", store)
+    value = edge_cl("log", "--json", "--store", store).json
+    assert value["head"] == 1
+    assert [(v["version"], v["parent"], v["task"]) for v in value["versions"]] == [
+        (0, None, None),
+        (1, 0, "parts"),
+        (2, 1, None),
+    ]
+    for version in value["versions"]:
+        assert {"version", "parent", "task", "classes", "created", "holdout_accuracy"} <= set(version)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", version["created"])
+    assert value["versions"][1]["classes"] == sorted(FIRST)
+    assert 0 <= value["versions"][1]["holdout_accuracy"] <= 1
+
+
+def test_json_of_saved_report(store: Path) -> None:
+    value = edge_cl("log", "--report", "--json", "--store", store).json
+    assert (value["version"], value["classes"]) == (1, sorted(FIRST))
+    assert all(Path(path).is_file() for path in value["files"].values())
+    assert edge_cl("log", "--report", "--store", store).out.startswith("# Learned parts\n")
+    edge_cl("forget", "nut", "--store", store)
+    run = edge_cl("log", "--report", "--json", "--store", store)
+    assert (run.code, run.out) == (1, "")
+    assert "Version 2 is no learn" in flat(run.err)
+
+
+def test_output_for_people(made: Path, store: Path) -> None:
+    """Every verb without --json: it works, and names what it did."""
+    for args, shown in {
+        ("predict", made / "fresh" / "nut" / "100.png"): "100.png: nut ",
+        ("classes",): "washer",
+        ("log",): "learn parts",
+        ("eval", made / "fresh"): "accuracy",
+        ("learn", "--new-classes", made / "second", "--dry-run"): "apple",
+        ("learn", "--new-classes", made / "second"): "2 from 16 pictures",
+        ("rename", "nut", "x"): "nut is now x.",
+        ("forget", "x"): "Forgot x; edge-cl rollback brings them back.",
+        ("rollback",): "is in force.",
+    }.items():
+        run = edge_cl(*args, "--store", store)
+        assert run.code == 0, run.err
+        assert shown in flat(run.out + run.err)
+
+
+ODD_NAMES = {
+    "plot mathematics": "$\\frac$",
+    "two dollars": "$x_{$",
+    "markup of nothing": "[bold]",
+    "not Latin": "猫 🐈",
+    "pipe": "a|b",
+    "leading minus": "-x",
+    "quotes": 'it\'s "5" `x` {y} %s',
+}
+
+
+@pytest.mark.parametrize("name", ODD_NAMES.values(), ids=list(ODD_NAMES))
+def test_odd_class_names_go_all_the_way(made: Path, store: Path, tmp_path: Path, name: str) -> None:
+    folder = write_looks(tmp_path / "odd", {name: 14, "plain": 2}, 5)
+    run = edge_cl("learn", "--new-classes", folder, "--task", name, "--store", store)
+    assert run.code == 0, run.err
+    for args in (["classes"], ["eval", folder], ["predict", folder], ["log"], ["log", "--report"]):
+        shown = edge_cl(*args, "--store", store)
+        assert shown.code == 0, shown.err
+        if args[0] in ("classes", "predict"):
+            assert name in shown.out
+    known = [c["name"] for c in edge_cl("classes", "--json", "--store", store).json["classes"]]
+    assert known == [*sorted(FIRST), *sorted([name, "plain"])]
+    assert edge_cl("rename", "--store", store, "--", name, "other").code == 0
+    assert edge_cl("rename", "--store", store, "--", "other", name).code == 0
+    assert edge_cl("forget", "--store", store, "--", name).code == 0
+
+
+def test_folder_whose_name_is_not_utf8(store: Path, tmp_path: Path) -> None:
+    folder = write_looks(tmp_path / os.fsdecode(b"latin-\xe9"), SECOND, 4)
+    run = edge_cl("learn", "--new-classes", folder, "--json", "--store", store)
+    assert run.json["classes"] == sorted(SECOND)
+
+
+# -- what cannot be done ------------------------------------------------
+
+USAGE = {
+    "no such verb": ["lern"],
+    "no folder": ["learn"],
+    "no such method": ["learn", "--new-classes", "x", "--method", "magic"],
+    "no such schedule": ["learn", "--new-classes", "x", "--schedule", "magic"],
+    "no such shared update": ["learn", "--new-classes", "x", "--shared-update", "magic"],
+    "no epochs": ["learn", "--new-classes", "x", "--epochs", "0"],
+    "epochs in words": ["learn", "--new-classes", "x", "--epochs", "many"],
+    "seed in words": ["learn", "--new-classes", "x", "--seed", "x"],
+    "points in words": ["learn", "--new-classes", "x", "--max-forgetting", "few"],
+    "points that are no number": ["learn", "--new-classes", "SECOND", "--max-forgetting", "nan", "--store", "STORE"],
+    "no such option": ["learn", "--new-classes", "x", "--epoch", "3"],
+    "no such device": ["predict", "FIRST", "--device", "tpu", "--store", "STORE"],
+    "no such device, learn": ["learn", "--new-classes", "SECOND", "--device", "tpu", "--store", "STORE"],
+    "no such device, no store": ["learn", "--new-classes", "FIRST", "--device", "tpu", "--store", "none", "INIT"],
+    "no such device, init": ["init", "--device", "tpu", "--store", "none", "INIT"],
+    "tiny input": ["init", "--image-size", "4"],
+    "nothing to predict": ["predict", "--store", "STORE"],
+    "no top": ["predict", "x", "--top", "0"],
+    "no such rule": ["eval", "x", "--rule", "magic"],
+    "version in words": ["rollback", "last"],
+    "rename to what": ["rename", "nut"],
+    "rename to nothing": ["rename", "nut", "", "--store", "STORE"],
+    "rename to blanks": ["rename", "nut", " ", "--store", "STORE"],
+    "forget what": ["forget"],
+}
+
+
+@pytest.mark.parametrize("args", USAGE.values(), ids=list(USAGE))
+def test_bad_usage(made: Path, store: Path, tmp_path: Path, args: list[str]) -> None:
+    places = {"FIRST": made / "first", "SECOND": made / "second", "STORE": store}
+    given = [part for a in args for part in (init_options(made) if a == "INIT" else [places.get(a, a)])]
+    before = Store.open(store).head
+    run = edge_cl(*given)
+    assert (run.code, run.out) == (2, ""), run.err
+    assert len(run.err) > 20
+    assert Store.open(store).head == before
+    assert not (tmp_path / "none").exists()
+    assert not (tmp_path / "edge_cl_store").exists()
+
+
+FAILURES: dict[str, tuple[list[str], str, str]] = {
+    "predict, stranger": (["predict", "no.jpg"], "no.jpg: missing", "Give pictures"),
+    "predict, no picture": (["predict", "EMPTY"], "no readable picture", "Give pictures"),
+    "eval, no folder": (["eval", "nowhere"], "nowhere: missing", "DIR/<class>/*.jpg"),
+    "eval, unknown class": (["eval", "SECOND"], "'apple' is not a known class. Known: ", "edge-cl classes"),
+    "rename, unknown": (["rename", "nutt", "x"], "no class 'nutt'. Known: nut", "edge-cl classes"),
+    "rename, taken": (["rename", "nut", "bolt"], "a class 'bolt' already", "Choose another name"),
+    "forget, unknown": (["forget", "wahser", "blot"], "no class 'wahser'. Known: washer", "no class 'blot'"),
+    "rollback, no such version": (["rollback", "7"], "Version 7 does not exist", "edge-cl rollback"),
+    "learn, no folder": (["learn", "--new-classes", "nowhere"], "nowhere: missing", "DIR/<class>/*.jpg"),
+    "learn, known": (["learn", "--new-classes", "FIRST"], "already known: 'bolt', 'nut', 'washer'", "--update"),
+    "init, store": (["init", "INIT"], "is a store already", "--store DIR"),
+    "learn, weights missing": (
+        ["learn", "--new-classes", "SECOND", "--weights", "no.safetensors"],
+        "no.safetensors",
+        "--weights",
+    ),
+    "cuda": (["predict", "FIRST", "--device", "cuda"], "no CUDA device", "--device cpu"),
+}
+
+
+@pytest.mark.parametrize(("args", "message", "mend"), FAILURES.values(), ids=list(FAILURES))
+def test_what_cannot_be_done(
+    made: Path,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    message: str,
+    mend: str,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "empty").mkdir()
+    places = {"FIRST": made / "first", "SECOND": made / "second", "EMPTY": tmp_path / "empty"}
+    given = [part for a in args for part in (init_options(made) if a == "INIT" else [places.get(a, a)])]
+    before = Store.open(store).head
+    run = edge_cl(*given, "--store", store, "--json")
+    assert (run.code, run.out) == (1, ""), run.err
+    assert message in flat(run.err)
+    assert mend in flat(run.err)
+    assert Store.open(store).head == before
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["predict", "x.jpg"],
+        ["eval", "x"],
+        ["classes"],
+        ["rename", "a", "b"],
+        ["forget", "a"],
+        ["log"],
+        ["rollback"],
+    ],
+    ids=lambda args: args[0],
+)
+def test_missing_store_is_mended_by_one_command(tmp_path: Path, args: list[str]) -> None:
+    """The command to run stands whole on one line, however long the path: it is there to be copied."""
+    store = tmp_path / ("long name " * 8).strip()
+    run = edge_cl(*args, "--store", store)
+    assert (run.code, run.out) == (1, "")
+    assert f"There is no store at {store}." in flat(run.err)
+    assert f"edge-cl init --store '{store}'" in run.err
+
+
+def test_nothing_learned_yet(made: Path, tmp_path: Path) -> None:
+    edge_cl("init", *init_options(made), "--store", "s")
+    for args in (["predict", made / "fresh"], ["eval", made / "fresh"]):
+        run = edge_cl(*args, "--store", "s", "--json")
+        assert (run.code, run.out) == (1, "")
+        assert "s knows no class yet" in flat(run.err)
+        assert "edge-cl learn --new-classes DIR --store s" in flat(run.err)
+    assert edge_cl("classes", "--json", "--store", "s").json == {"classes": []}
+    assert edge_cl("forget", "nut", "--store", "s").code == 1
+    run = edge_cl("rollback", "--store", "s")
+    assert run.code == 1
+    assert "there is nothing before it" in flat(run.err)
+
+
+INIT_FAILURES: dict[str, tuple[list[str], str, str]] = {
+    "architecture not named": (["--weights", "WEIGHTS"], "needs the name of its architecture", "--backbone NAME"),
+    "misspelt": (["--backbone", "vit_tinny_patch16_224", "--weights", "WEIGHTS"], "timm knows no", "vit_tiny_patch16"),
+    "not a ViT": (["--backbone", "resnet18", "--weights", "WEIGHTS"], "resnet18", "Choose a plain ViT"),
+    "another architecture": (["--backbone", "test_vit2", "--weights", "WEIGHTS"], "do not fit test_vit2", "--backbone"),
+    "no file": (["--backbone", BACKBONE, "--weights", "no"], "Cannot read weights from no", "--weights"),
+    "pickled": (["--backbone", BACKBONE, "--weights", "PICKLE"], "Cannot read weights from", "never loaded"),
+    "a folder": (["--backbone", BACKBONE, "--weights", "FOLDER"], "Cannot read weights from", "--weights"),
+    "odd size": (["--backbone", BACKBONE, "--weights", "WEIGHTS", "--image-size", "33"], "33 px", "multiple of 16"),
+}
+
+
+@pytest.mark.parametrize("verb", ["init", "learn"])
+@pytest.mark.parametrize(("args", "message", "mend"), INIT_FAILURES.values(), ids=list(INIT_FAILURES))
+def test_backbone_that_cannot_be_had(
+    made: Path, tmp_path: Path, verb: str, args: list[str], message: str, mend: str
+) -> None:
+    (tmp_path / "pickled.pt").write_bytes(b"\x80\x04N.")
+    places = {"WEIGHTS": made / "weights.safetensors", "PICKLE": tmp_path / "pickled.pt", "FOLDER": tmp_path}
+    given: list[object] = [places.get(a, a) for a in args]
+    folder = ["--new-classes", made / "first"] if verb == "learn" else []
+    run = edge_cl(verb, *folder, *given, "--store", "none", "--json")
+    assert (run.code, run.out) == (1, ""), run.err
+    assert message in flat(run.err)
+    assert mend in flat(run.err)
+    assert not (tmp_path / "none").exists()
+
+
+def test_other_weights_are_refused_with_both_hashes(made: Path, store: Path) -> None:
+    wanted, found = (
+        hashlib.sha256((made / f"{name}.safetensors").read_bytes()).hexdigest() for name in ("weights", "other")
+    )
+    args = ["learn", "--new-classes", made / "second", "--store", store, "--json"]
+    run = edge_cl(*args, "--weights", made / "other.safetensors")
+    assert (run.code, run.out) == (1, "")
+    assert f"it wants SHA-256 {wanted}, " in flat(run.err)
+    assert f" has {found}." in flat(run.err)
+    assert edge_cl(*args, "--weights", made / "weights.safetensors").json["version"] == 2
+
+
+@pytest.mark.parametrize("options", [["--backbone", "vit_small_patch16_224"], ["--image-size", "64"]])
+def test_another_backbone_for_a_store_is_not_passed_over(made: Path, store: Path, options: list[str]) -> None:
+    """A store keeps its backbone and size: asking for others must not look as if it had worked."""
+    run = edge_cl("learn", "--new-classes", made / "second", *options, "--store", store, "--json")
+    assert run.code in (1, 2) or options[1] in run.err
+
+
+def test_costly_learn_exits_1(made: Path, store: Path, tmp_path: Path) -> None:
+    alike = write_looks(tmp_path / "alike", {f"like {name}": look for name, look in FIRST.items()}, 40, first=50)
+    run = edge_cl("learn", "--new-classes", alike, "--max-forgetting", "0.5", "--json", "--store", store)
+    assert (run.code, run.out) == (1, "")
+    assert re.search(r"cost the old ones \d+\.\d points of accuracy; 0\.5 are allowed", flat(run.err))
+    assert "Nothing was changed." in run.err
+    assert Store.open(store).head.number == 1
+
+
+def test_lost_head_is_mended_by_rollback(made: Path, store: Path) -> None:
+    edge_cl("rename", "nut", "x", "--store", store)
+    (store / "HEAD").write_text("garbage")
+    run = edge_cl("classes", "--store", store)
+    assert run.code == 1
+    assert f"edge-cl rollback 2 --store {store}" in flat(run.err)
+    assert edge_cl("rollback", "2", "--json", "--store", store).json["version"] == 2
+    assert "x" in edge_cl("classes", "--store", store).out
+
+
+# -- where the store is -------------------------------------------------
+
+
+def test_store_of_the_environment(made: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_CL_STORE", str(store))
+    assert len(edge_cl("classes", "--json").json["classes"]) == 3
+    run = edge_cl("classes", "--json", "--store", "elsewhere")  # the option beats the environment
+    assert run.code == 1
+    assert "There is no store at elsewhere." in flat(run.err)
+    monkeypatch.delenv("EDGE_CL_STORE")
+    assert "There is no store at edge_cl_store." in flat(edge_cl("log").err)
+
+
+# -- what is loaded -----------------------------------------------------
+
+LIGHT = {
+    "help": (["--help"], 0),
+    "help of learn": (["learn", "--help"], 0),
+    "classes": (["classes"], 0),
+    "log": (["log"], 0),
+    "rename": (["rename", "nut", "x"], 0),
+    "rollback": (["rollback"], 0),
+    "bad usage": (["learn", "--epochs", "0"], 2),
+    "learn from no folder, no store": (["learn", "--new-classes", "nowhere", "--store", "none"], 1),
+    "learn from nothing, no store": (["learn", "--new-classes", "EMPTY", "--store", "none"], 1),
+    "dry run, no store": (["learn", "--new-classes", "FIRST", "--dry-run", "--store", "none"], 0),
+    "dry run": (["learn", "--new-classes", "SECOND", "--dry-run"], 0),
+}
+PROBE = """
+import sys
+from edge_cl.cli import main
+code = 0
+try:
+    main()
+except SystemExit as end:
+    code = end.code or 0
+heavy = {"torch", "timm", "onnx", "onnxruntime", "matplotlib", "tensorrt"} & set(sys.modules)
+print(code, *sorted(heavy), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(("args", "code"), LIGHT.values(), ids=list(LIGHT))
+def test_torch_stays_out(made: Path, store: Path, tmp_path: Path, args: list[str], code: int) -> None:
+    (tmp_path / "empty" / "class").mkdir(parents=True)
+    places = {"FIRST": made / "first", "SECOND": made / "second", "EMPTY": tmp_path / "empty"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *(str(places.get(a, a)) for a in args)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "EDGE_CL_STORE": str(store)},
+        cwd=tmp_path,
+    )
+    assert done.stderr.splitlines()[-1] == str(code), done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+# -- bad pictures -------------------------------------------------------
+
+
+def test_every_kind_of_bad_picture_is_skipped_and_named(made: Path, store: Path, tmp_path: Path) -> None:
+    outcome = write_bad_folder(tmp_path / "pictures")
+    bad = {path_text(path): why for path, why in outcome.items() if why not in (ACCEPTED, IGNORED)}
+    assert len(bad) > 40
+    run = edge_cl("learn", "--new-classes", tmp_path / "pictures", "--json", "--store", store)
+    value = run.json
+    skipped = {s["path"]: s["why"] for s in value["skipped"]}
+    assert len(skipped) == len(value["skipped"])
+    assert set(skipped) == set(bad)
+    for path, why in bad.items():
+        assert why in skipped[path], path
+        assert f"skipped {flat(path)}: " in flat(run.err)
+    assert value["classes"] == ["bad", "good"]
+    assert value["images"] == sum(why == ACCEPTED for why in outcome.values())
+    assert Store.open(store).check() == []
+    known = edge_cl("classes", "--json", "--store", store).json["classes"]
+    assert sum(c["pictures"] for c in known if c["name"] in ("bad", "good")) == value["images"]
+    asked = edge_cl("predict", tmp_path / "pictures", "--json", "--store", store).json
+    assert len(asked["predictions"]) >= value["images"]
+    json.dumps(asked)

@@ -1,0 +1,357 @@
+"""Training: the loop against plain numpy, exact resumption of every stage, and a backbone that never changes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edge_cl.adaptation import SCHEDULES, Job, distil_shared, new_adapters, prefix_tokens, train_task_adapter
+from edge_cl.backbone import Backbone
+from edge_cl.checkpoint import Checkpoint
+from edge_cl.config import LearnConfig
+from edge_cl.features import Encoder
+from edge_cl.lora import Adapter
+from edge_cl.losses import reassign_gradient
+from edge_cl.preprocess import Preprocess
+from edge_cl.training import Optimisation, cosine_rate, epoch_batches, train_stage
+from edge_cl.version import Json
+
+EPOCHS = 3
+CONFIG = LearnConfig(epochs=EPOCHS, r=2, batch_size=4, views=2)
+
+
+class PowerCutError(Exception):
+    """Stands for the end of the process."""
+
+
+@given(st.integers(1, 300), st.integers(1, 64), st.integers(0, 99))
+def test_epoch_covers_every_picture_once(count: int, batch_size: int, seed: int) -> None:
+    batches = list(epoch_batches(count, batch_size, (seed, 0)))
+    np.testing.assert_array_equal(np.sort(np.concatenate(batches)), np.arange(count))
+    sizes = [len(batch) for batch in batches]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= max(1, math.ceil(1.5 * batch_size))
+    if batch_size > 2 and count > 1:
+        assert min(sizes) > 1
+
+
+def test_order_depends_on_the_seed_alone() -> None:
+    orders = [np.concatenate(list(epoch_batches(50, 8, seed))) for seed in ((1, 0), (1, 0), (1, 1), (2, 0))]
+    np.testing.assert_array_equal(orders[0], orders[1])
+    assert not any(np.array_equal(orders[0], order) for order in [*orders[2:], np.arange(50)])
+
+
+@pytest.mark.parametrize(("step", "rate"), [(0, 0.4), (2, 0.2 * (1 + 2**-0.5)), (4, 0.2), (8, 0.0)])
+def test_cosine_rate(step: int, rate: float) -> None:
+    assert cosine_rate(0.4, step, 8) == pytest.approx(rate, abs=1e-12)
+
+
+class Point(nn.Module):
+    """Two trainable numbers and a fixed one."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.tensor([1.0, -2.0], dtype=dtype))
+        self.fixed = nn.Parameter(torch.tensor(3.0, dtype=dtype), requires_grad=False)
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (3, 32)])
+def test_loop_is_sgd_with_momentum_decay_and_cosine(count: int, batch_size: int) -> None:
+    targets = np.random.default_rng(0).normal(size=(count, 2))
+    settings = Optimisation(epochs=3, learning_rate=0.3, batch_size=batch_size, weight_decay=0.01)
+    point, losses = Point(torch.float64), []
+
+    def backward(batch: np.ndarray, epoch: int) -> Tensor:
+        loss = 0.5 * ((point.x - torch.from_numpy(targets[batch])) ** 2).sum(1).mean()
+        loss.backward()
+        return loss.detach()
+
+    train_stage("s", [point], backward, count, settings, 5, on_epoch=lambda done, loss: losses.append((done, loss)))
+
+    x, velocity, means, step = np.array([1.0, -2.0]), np.zeros(2), [], 0
+    steps = 3 * len(list(epoch_batches(count, batch_size, (5, 0))))
+    for epoch in range(3):
+        total = 0.0
+        for batch in epoch_batches(count, batch_size, (5, epoch)):
+            total += 0.5 * ((x - targets[batch]) ** 2).sum()
+            gradient = x - targets[batch].mean(0) + 0.01 * x
+            velocity = 0.9 * velocity + gradient
+            x = x - 0.3 * 0.5 * (1 + math.cos(math.pi * step / steps)) * velocity
+            step += 1
+        means.append(total / count)
+    np.testing.assert_allclose(point.x.detach(), x, rtol=1e-10)
+    assert point.fixed.item() == 3.0
+    assert [done for done, _ in losses] == [1, 2, 3]
+    np.testing.assert_allclose([loss for _, loss in losses], means, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_loss_that_is_no_number_stops_training(tmp_path: Path, value: float, epoch: int) -> None:
+    point, checkpoint = Point(), Checkpoint(tmp_path, {})
+
+    def backward(batch: np.ndarray, at: int) -> Tensor:
+        point.x.grad = torch.ones(2)
+        return torch.tensor(value if at == epoch and 0 in batch else 1.0)
+
+    with pytest.raises(FloatingPointError, match=rf"^Stage s: the loss became {value} in epoch {epoch + 1}\.$"):
+        train_stage("s", [point], backward, 8, Optimisation(batch_size=4), 0, checkpoint=checkpoint)
+    assert ("s" in checkpoint) == (epoch > 0)  # the bad epoch is not kept
+    if epoch:
+        assert checkpoint.load("s")[1] == epoch
+
+
+# The stages of CL-LoRA, on a tiny backbone.
+
+
+class CutCheckpoint(Checkpoint):
+    """Loses power at the save of one epoch of one stage: before it, or after it."""
+
+    def __init__(self, directory: Path, stage: str, epoch: int, *, after: bool) -> None:
+        super().__init__(directory, {})
+        self.at, self.after = (stage, epoch), after
+
+    def save(self, stage: str, tensors: Mapping[str, np.ndarray], info: Json = None) -> None:
+        cut = (stage, info) == self.at
+        if cut and not self.after:
+            raise PowerCutError
+        super().save(stage, tensors, info)
+        if cut:
+            raise PowerCutError
+
+
+def up(adapter: Adapter, seed: int) -> Adapter:
+    nn.init.normal_(adapter.B, 0, 0.1, generator=torch.Generator().manual_seed(seed))
+    return adapter.requires_grad_(False)
+
+
+def pictures() -> list[Image.Image]:
+    """Ten pictures of three textures."""
+    random = np.random.default_rng(0)
+    patterns = random.integers(0, 256, (3, 40, 48, 3))
+    noisy = (patterns[i % 3] + random.integers(-60, 60, (40, 48, 3)) for i in range(10))
+    return [Image.fromarray(pixels.clip(0, 255).astype(np.uint8)) for pixels in noisy]
+
+
+def job(backbone: Backbone, *, first: bool, checkpoint: Checkpoint | None = None, update: bool = True) -> Job:
+    """Return the training of a task, the first one or one after another."""
+    generator = torch.Generator().manual_seed(3)
+    shared = None if first else up(Adapter.new_shared(3, 64, 2, generator), 4)
+    earlier = [] if first else [up(Adapter.new_task(3, 3, 64, 2, generator), 5)]
+    return Job(
+        encoder=Encoder(backbone, Preprocess(32), shared, earlier[0] if earlier else None),
+        images=pictures(),
+        labels=np.arange(10) % 3,
+        classes=3,
+        earlier=earlier,
+        update_shared=update,
+        config=CONFIG,
+        seed=11,
+        checkpoint=checkpoint,
+        progress=lambda stage, done, total: None,
+        stage=lambda name: nullcontext(),
+    )
+
+
+def task_adapter(job: Job) -> tuple[Adapter, ...]:
+    assert job.encoder.shared is not None
+    tokens = [prefix_tokens(job, job.encoder.shared, view) for view in range(CONFIG.views)]
+    return (train_task_adapter(job, tokens),)
+
+
+def adapted(name: str) -> Callable[[Job], tuple[Adapter, ...]]:
+    def run(job: Job) -> tuple[Adapter, ...]:
+        result = SCHEDULES[name](job)
+        return result.shared, result.task
+
+    return run
+
+
+STAGES: dict[str, tuple[Callable[[Job], tuple[Adapter, ...]], bool, tuple[str, ...]]] = {
+    "joint, first task": (adapted("joint"), True, ("shared",)),
+    "joint, later task": (adapted("joint"), False, ("shared",)),
+    "two-stage, first task": (adapted("two-stage"), True, ("shared",)),
+    "two-stage, later task": (adapted("two-stage"), False, ("shared", "train")),
+    "distil_shared": (lambda job: (distil_shared(job),), False, ("shared",)),
+    "train_task_adapter": (task_adapter, False, ("train",)),
+}
+CUTS = [
+    pytest.param(name, stage, epoch, after, id=f"{name}: {'after' if after else 'before'} {stage} {epoch}")
+    for name, (_, _, stages) in STAGES.items()
+    for stage in stages
+    for epoch, after in ((1, False), (1, True), (2, True), (3, False), (3, True))
+]
+
+
+def tensors(adapters: tuple[Adapter, ...]) -> list[np.ndarray]:
+    return [value for adapter in adapters for value in adapter.to_numpy().values()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, list[np.ndarray]]:
+    """Results by stage of runs without a checkpoint, filled in as they are asked for."""
+    return {}
+
+
+@pytest.mark.parametrize(("name", "stage", "epoch", "after"), CUTS)
+def test_resumed_run_is_bit_identical(
+    tiny_backbone: Backbone,
+    undisturbed: dict[str, list[np.ndarray]],
+    tmp_path: Path,
+    name: str,
+    stage: str,
+    epoch: int,
+    after: bool,
+) -> None:
+    run, first, _ = STAGES[name]
+    if name not in undisturbed:
+        undisturbed[name] = tensors(run(job(tiny_backbone, first=first)))
+    with pytest.raises(PowerCutError):
+        run(job(tiny_backbone, first=first, checkpoint=CutCheckpoint(tmp_path, stage, epoch, after=after)))
+    epochs: list[tuple[str, int]] = []
+    again = replace(
+        job(tiny_backbone, first=first, checkpoint=Checkpoint(tmp_path, {})),
+        progress=lambda stage, done, total: epochs.append((stage, done)),
+    )
+    result = tensors(run(again))
+    for value, expected in zip(result, undisturbed[name], strict=True):
+        np.testing.assert_array_equal(value, expected, strict=True)
+    finished = epoch if after else epoch - 1
+    assert [done for at, done in epochs if at == stage] == list(range(finished + 1, EPOCHS + 1))  # no epoch twice
+    assert any(expected.any() for expected in undisturbed[name])
+
+
+def written_out(job: Job, name: str) -> list[Tensor]:
+    """Return (B of the shared adapter, B, A and log mu of the task's) after training on whole epochs, step by step."""
+    shared, task, classifier = new_adapters(job)
+    backbone, teacher = job.encoder.backbone, job.encoder.shared
+    assert teacher is not None
+    trained = {"joint": [shared.B, *task.parameters()], "distil": [shared.B], "task": list(task.parameters())}[name]
+    parameters = [*trained, *classifier.parameters()]
+    velocity = [torch.zeros_like(p) for p in parameters]
+    for epoch in range(EPOCHS):
+        pixels, targets = (
+            job.views(np.arange(10), epoch % CONFIG.views if name == "task" else epoch),
+            torch.arange(10) % 3,
+        )
+        tokens = backbone.prefix(pixels, teacher if name == "task" else shared)
+        early = classifier(backbone.final_norm(tokens)[:, 0])
+        late = classifier(backbone.final_norm(backbone.suffix(tokens, task))[:, 0])
+        loss = F.cross_entropy(early if name == "distil" else late, targets)
+        if name != "distil":
+            loss = loss + 0.5 * F.cosine_similarity(task.mu.flatten(), job.earlier[0].mu.flatten(), dim=0).abs()
+        gradients = list(torch.autograd.grad(loss, parameters, retain_graph=True))
+        if name != "task":
+            soft = (classifier(backbone.final_norm(backbone.prefix(pixels, teacher))[:, 0]) / 2).softmax(-1).detach()
+            distillation = -5 * (soft * (early / 2).log_softmax(-1)).sum(-1).mean()
+            gradients[0] = gradients[0] + reassign_gradient(torch.autograd.grad(distillation, shared.B)[0], teacher.B)
+        rate = CONFIG.learning_rate * (1 + math.cos(math.pi * epoch / EPOCHS)) / 2
+        for p, v, gradient in zip(parameters, velocity, gradients, strict=True):
+            v.mul_(0.9).add_(gradient + CONFIG.weight_decay * p.detach())
+            p.data.sub_(rate * v)
+    return [value.detach() for value in (shared.B, task.B, task.A, task.log_mu)]
+
+
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [("joint", adapted("joint")), ("distil", STAGES["distil_shared"][0]), ("task", task_adapter)],
+    ids=["joint", "distil", "task"],
+)
+def test_later_task_is_trained_as_written_out(
+    tiny_backbone: Backbone, name: str, run: Callable[[Job], tuple[Adapter, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = job(tiny_backbone, first=False)
+    assert task.optimisation == Optimisation(EPOCHS, 0.05, 4, 5e-4, distillation=5.0, orthogonality=1e-4)
+    settings = replace(task.optimisation, batch_size=32, orthogonality=0.5)  # an epoch is a step, every term counts
+    monkeypatch.setattr(Job, "optimisation", property(lambda job: settings))
+    expected = written_out(task, name)
+    result = {"shared" if adapter.shared else "task": adapter for adapter in run(task)}
+    if "shared" in result:
+        torch.testing.assert_close(result["shared"].B, expected[0], rtol=0.01, atol=1e-4)
+    if "task" in result:
+        for value, wanted in zip(
+            (result["task"].B, result["task"].A, result["task"].log_mu), expected[1:], strict=True
+        ):
+            torch.testing.assert_close(value, wanted, rtol=0.01, atol=1e-4)
+
+
+def digest(module: nn.Module) -> str:
+    result = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        result.update(name.encode() + value.numpy().tobytes())
+    return result.hexdigest()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_only_the_new_adapters_change(tiny_backbone: Backbone, name: str) -> None:
+    run, first, _ = STAGES[name]
+    task = job(tiny_backbone, first=first)
+    frozen = [tiny_backbone, *task.earlier, *([task.encoder.shared] if task.encoder.shared else [])]
+    before = [digest(module) for module in frozen]
+    for adapter in run(task):
+        assert not any(p.requires_grad for p in adapter.parameters())
+        assert (adapter.mu > 0).all()
+        if not adapter.shared:
+            assert adapter.B.abs().amax((2, 3)).min() > 0  # every projection has learned
+        elif task.encoder.shared is None:  # the same orthonormal rows as at the start
+            fresh = Adapter.new_shared(3, 64, 2, torch.Generator().manual_seed(task.seed))
+            assert torch.equal(adapter.A, fresh.A)
+            assert adapter.B.any()
+        else:
+            assert torch.equal(adapter.A, task.encoder.shared.A)
+            assert not torch.equal(adapter.B, task.encoder.shared.B)
+        if adapter.shared:
+            assert torch.equal(adapter.mu, torch.ones(3, 2))
+            torch.testing.assert_close(adapter.A @ adapter.A.mT, torch.eye(2).expand(3, 2, 2, 2), atol=1e-6, rtol=0)
+    assert [digest(module) for module in frozen] == before
+
+
+def test_frozen_shared_adapter_is_passed_on(tiny_backbone: Backbone) -> None:
+    task = job(tiny_backbone, first=False, update=False)
+    assert SCHEDULES["two-stage"](task).shared is task.encoder.shared
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_loss_falls(tiny_backbone: Backbone, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, first, stages = STAGES[name]
+    losses: dict[str, list[float]] = {}
+
+    def spy(stage: str, *arguments: object, **options: object) -> None:
+        options["on_epoch"] = lambda epoch, loss: losses.setdefault(stage, []).append(loss)
+        train_stage(stage, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("edge_cl.adaptation.train_stage", spy)
+    colours = [Image.new("RGB", (40, 48), [(250, 10, 10), (10, 250, 10), (10, 10, 250)][i % 3]) for i in range(10)]
+    run(replace(job(tiny_backbone, first=first), images=colours))
+    assert set(losses) == set(stages)
+    assert all(curve[-1] < 0.9 * curve[0] for curve in losses.values())
+
+
+def test_view_depends_on_seed_picture_and_number_alone(tiny_backbone: Backbone) -> None:
+    task = job(tiny_backbone, first=True)
+    alone, among = task.views(np.array([3]), 1), task.views(np.array([0, 3, 7]), 1)
+    assert alone.shape == (1, 3, 32, 32)
+    assert torch.equal(alone[0], among[1])
+    assert not torch.equal(alone, task.views(np.array([3]), 2))
+
+
+def test_prefix_tokens_are_those_of_the_views(tiny_backbone: Backbone) -> None:
+    task = job(tiny_backbone, first=False)
+    assert task.encoder.shared is not None
+    tokens = prefix_tokens(task, task.encoder.shared, 1)
+    expected = tiny_backbone.prefix(task.views(np.arange(10), 1), task.encoder.shared)
+    assert (tokens.dtype, tokens.shape) == (torch.float16, (10, 5, 64))
+    torch.testing.assert_close(tokens.float(), expected, rtol=1e-3, atol=1e-3)
