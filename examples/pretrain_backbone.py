@@ -310,7 +310,7 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
     """
     with safe_open(path, "pt") as opened:
         counters = json.loads(opened.metadata()["counters"])
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     if counters.pop("recipe") != trainer.recipe.digest():
         raise ValueError(f"{path}: from another recipe; delete it to start again, or give another --out")
     for name, value in counters.items():

@@ -274,8 +274,10 @@ def test_report_lies_in_the_version(learner: Learner, tmp_path: Path) -> None:
 
 
 def test_costly_learn_is_refused(learner: Learner, tmp_path: Path) -> None:
-    """Classes that look just like old ones take half of their pictures away."""
-    alike = write_looks(tmp_path / "alike", {f"like {name}": look for name, look in FIRST.items()}, first=50)
+    """Classes that look just like old ones take most of their pictures away."""
+    alike = tmp_path / "alike"
+    for first in (50, 60, 70):
+        write_looks(alike, {f"like {name} {first}": look for name, look in FIRST.items()}, first=first)
     before, objects = learner.store.head, sorted(learner.store.path.glob("objects/*/*"))
     with pytest.raises(EdgeClError, match=r"would cost the old ones \d+\.\d points of accuracy; 1 are allowed"):
         learner.learn(alike, replace(CONFIG, max_forgetting=1))
