@@ -408,7 +408,7 @@ def _assessed(
     earlier = {c.task for c in old.classes}
     lost = [max(row.get(t, 0.0) for row in history) - after.per_task[t] for t in earlier if t in after.per_task]
     names = {**old.names, **new.names}
-    notes = _notes(new, task, epochs, after)
+    notes = _notes(old, new, task, epochs, after)
     report = LearnReport(
         version=None,
         task=new.task_names[task] if task is not None else None,
@@ -434,8 +434,13 @@ def _assessed(
 STAGES = ("total", "scan", "shared", "prefix", "train", "head")
 
 
-def _notes(model: Model, task: int | None, epochs: int, after: Assessment) -> list[str]:
+def _notes(old: Model, model: Model, task: int | None, epochs: int, after: Assessment) -> list[str]:
     notes = []
+    if old.classes and model.shared is not old.shared:
+        notes.append(
+            "The shared adapter moved, and with it the features of the old classes: "
+            "their accuracy is an estimate from their old or corrected statistics, and may be too high."
+        )
     if task is not None and epochs == 0 and model.config.method != "prototype":
         notes.append("Too few classes or pictures to train adapters on: statistics alone were taken.")
     if not after.pictures:
