@@ -113,7 +113,7 @@ class LearnReport:
         from matplotlib.figure import Figure
 
         classes = sorted(self.class_accuracy.items(), key=lambda item: item[1])
-        shown = classes[:30]
+        shown = classes[:20]
         figure = Figure(figsize=(10, max(3.5, 0.22 * len(shown) + 1.5)), layout="constrained")
         left, right = figure.subplots(1, 2)
         steps = range(1, len(self.accuracy_matrix) + 1)
@@ -134,6 +134,7 @@ class LearnReport:
         )
         right.set(xlabel="hold-out accuracy, %", xlim=(0, 102), title=title)
         right.tick_params(axis="y", labelsize=7)
+        right.invert_yaxis()
         for label in right.get_yticklabels():
             label.set_parse_math(False)  # a class name may hold dollars
         buffer = io.BytesIO()
