@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from edge_cl.errors import UsageError, did_you_mean
+
+SHIPPED = "edge_vit_tiny"  # name of the backbone that ships with the package
+WEIGHTS_DIR = Path(__file__).parent / "weights"
 
 Method = Literal["cl-lora", "prototype"]
 Schedule = Literal["two-stage", "joint"]

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_cl.config import LearnConfig
+from edge_cl.config import SHIPPED, WEIGHTS_DIR, LearnConfig
 from edge_cl.errors import BackboneError, EdgeClError, StoreError, UsageError, did_you_mean
 from edge_cl.store import Store
 from edge_cl.version import JsonObject, Version, hash_file
@@ -127,7 +127,9 @@ class Learner:
             StoreError: another name or input size, or weights whose SHA-256 is not the one recorded.
         """
         spec, faults = self.state["backbone"], []
-        if backbone and backbone not in (spec["name"], spec.get("source")):
+        if backbone == SHIPPED:  # an architecture of timm's under our own name: its weights tell
+            backbone, weights = "", weights or WEIGHTS_DIR / f"{SHIPPED}.safetensors"
+        if backbone and backbone != spec["name"]:
             faults.append(f"{self.store.path} was made with the backbone {spec['name']}, not {backbone}.")
         if image_size is not None and image_size != spec["image_size"]:
             faults.append(f"{self.store.path} was made for {spec['image_size']} px, not {image_size} px.")

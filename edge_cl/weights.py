@@ -15,11 +15,9 @@ from timm.data.config import resolve_data_config
 from torch import Tensor
 
 from edge_cl.architecture import BackboneSpec
+from edge_cl.config import SHIPPED, WEIGHTS_DIR
 from edge_cl.errors import BackboneError, did_you_mean
 from edge_cl.preprocess import Preprocess
-
-SHIPPED = "edge_vit_tiny"
-WEIGHTS_DIR = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from small import CONFIG, LOOKS, copied, hashes, ids, new_learner, picture, write_looks
+from small import BACKBONE, CONFIG, LOOKS, copied, hashes, ids, new_learner, picture, write_looks
 
 from edge_cl import LearnConfig, Learner
 from edge_cl.errors import EdgeClError, FolderError, StoreError, UsageError
@@ -672,3 +672,15 @@ def test_probes_are_few(blank: Learner, tmp_path: Path) -> None:
     probes = learner.store.read_tensors(learner.store.head, "task/0000/probes")
     assert sorted(probes["classes"].tolist()) == [0, 0, 1, 1]
     assert len(probes["features"]) == len(probes["scores"]) == 4
+
+
+@pytest.mark.parametrize(("made_with", "refused"), [("", False), (BACKBONE, True)])
+def test_the_shipped_backbone_is_known_by_its_weights(
+    blank: Learner, tmp_path: Path, made_with: str, refused: bool
+) -> None:
+    learner = blank if made_with else Learner.init(tmp_path / "shipped", device="cpu")
+    if refused:
+        with pytest.raises(StoreError, match="made with other weights"):
+            learner.require_backbone("edge_vit_tiny")
+    else:
+        learner.require_backbone("edge_vit_tiny")
