@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from edge_cl.config import LearnConfig, Method, Rule, Schedule, SharedUpdate
+from edge_cl.console import Progress, answers, emit, say, table, warn_skipped
 from edge_cl.errors import EdgeClError
 
 # Threads that wait asleep instead of spinning: a robot's other programs need the cores, and beside a busy one a pass is
@@ -26,10 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-messages = Console(stderr=True, highlight=False)
-answers = Console(highlight=False, soft_wrap=True)
-
-
 StoreOption = Annotated[
     Path,
     typer.Option(
@@ -41,31 +35,14 @@ StoreOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-BackboneOption = Annotated[str, typer.Option("--backbone", help="timm name; the shipped backbone if not given.")]
+BackboneOption = Annotated[
+    str, typer.Option("--backbone", help="timm name, the shipped backbone if not given; `list` shows choices.")
+]
 WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Local .safetensors file of its weights.")]
 SizeOption = Annotated[int | None, typer.Option("--image-size", min=8, help="Side of the input, pixels.")]
 RuleOption = Annotated[Rule, typer.Option("--rule", help="How task branches are combined.")]
 DEFAULT_STORE = Path("edge_cl_store")
 DEFAULTS = LearnConfig()
-
-
-def emit(as_json: bool, value: Any, show: Callable[[], None]) -> None:
-    """Print a result: as JSON on stdout, or for people."""
-    if as_json:
-        print(json.dumps(value, ensure_ascii=False, allow_nan=False))
-    else:
-        show()
-
-
-def say(text: str) -> None:
-    """Print a message to stderr, as it stands."""
-    messages.print(text, markup=False, soft_wrap=True)
-
-
-def warn_skipped(skipped: Any) -> None:
-    """Name what was not used, on stderr."""
-    for item in skipped:
-        say(f"skipped {item['path']}: {item['why']}")
 
 
 @app.command()
@@ -78,12 +55,28 @@ def init(
     as_json: JsonOption = False,
 ) -> None:
     """Make a store around a frozen backbone."""
+    if backbone == "list":
+        return _list_backbones(as_json)
     from edge_cl.learner import Learner
 
     learner = Learner.init(store, backbone=backbone, weights=weights, image_size=image_size, device=device)
     head = learner.store.head
     value = {"store": str(store), "version": head.number, "backbone": learner.state["backbone"]}
     emit(as_json, value, lambda: say(f"Made {store} around {head.record['backbone']}."))
+
+
+def _list_backbones(as_json: bool) -> None:
+    from edge_cl.catalogue import choices
+
+    def show() -> None:
+        rows = [
+            (f"{c.name}\n  {c.note}", f"{c.picture_px}", f"{c.parameters_m:.1f}", f"{c.cpu_ms:.0f}", c.licence)
+            for c in choices()
+        ]
+        answers.print(table(("backbone", "px", "M param.", "CPU ms", "licence"), rows))
+        say("Any other plain timm ViT works too. Without a network: --backbone NAME --weights FILE.safetensors.")
+
+    emit(as_json, {"backbones": [vars(c) for c in choices()]}, show)
 
 
 @app.command()
@@ -115,6 +108,8 @@ def learn(
     as_json: JsonOption = False,
 ) -> None:
     """Learn the classes of a folder as one task, and put the result in force."""
+    if backbone == "list":
+        return _list_backbones(as_json)
     from edge_cl.learner import Learner
     from edge_cl.store import Store
 
@@ -164,7 +159,7 @@ def _dry_run(learner: Any, new_classes: Path, config: LearnConfig, update: bool,
 
     def show() -> None:
         rows = [(c["name"], c["state"], str(c["pictures"]), str(c["hold_out"])) for c in value["classes"]]
-        answers.print(_table(("class", "state", "pictures", "held out"), rows))
+        answers.print(table(("class", "state", "pictures", "held out"), rows))
         say("Dry run: nothing was learned.")
 
     warn_skipped(value["skipped"])
@@ -184,7 +179,7 @@ def _show_report(report: Any, store: Path) -> None:
         ("time", ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items())),
         ("peak memory", f"{report.peak_memory_mb:.0f} MB"),
     ]
-    answers.print(_table((f"version {report.version}", ""), rows))
+    answers.print(table((f"version {report.version}", ""), rows))
     for name, accuracy in weakest(report.class_accuracy, 3):
         say(f"weak: {name} ({percent(accuracy)})")
     for note in report.notes:
@@ -270,7 +265,7 @@ def evaluate(
             *((f"task {number}", percent(accuracy)) for number, accuracy in enumerate(result["per_task"], 1)),
             *((f"weak: {name}", percent(value)) for name, value in weakest(result["per_class"], 5)),
         ]
-        answers.print(_table(("", f"{result['images']} pictures"), rows))
+        answers.print(table(("", f"{result['images']} pictures"), rows))
 
     emit(as_json, result, show)
 
@@ -284,7 +279,7 @@ def classes(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> 
 
     def show() -> None:
         cells = [(str(c["id"]), c["name"], c["task"], str(c["pictures"])) for c in rows]
-        answers.print(_table(("id", "class", "task", "pictures"), cells))
+        answers.print(table(("id", "class", "task", "pictures"), cells))
 
     emit(as_json, {"classes": rows}, show)
 
@@ -356,7 +351,7 @@ def log(
             for row in rows
         ]
         columns = ("", "version", "parent", "what", "classes", "hold-out", "created")
-        answers.print(_table(columns, cells))
+        answers.print(table(columns, cells))
 
     emit(as_json, {"versions": rows, "head": head.number}, show)
 
@@ -402,58 +397,11 @@ def doctor(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> N
 
     def show() -> None:
         rows = [("ok" if f.ok else "FAULT", f.check, "\n".join(filter(None, (f.found, f.mend)))) for f in findings]
-        answers.print(_table(("", "check", "found"), rows))
+        answers.print(table(("", "check", "found"), rows))
 
     emit(as_json, {"findings": [vars(f) for f in findings], "ok": all(f.ok for f in findings)}, show)
     if not all(f.ok for f in findings):
         raise typer.Exit(1)
-
-
-class Progress:
-    """Shows stages, bars and time left on stderr; a line a stage where stderr is no terminal."""
-
-    names: ClassVar[Mapping[str, str]] = {
-        "shared": "train shared and base adapter",
-        "prefix": "compute prefix tokens",
-        "train": "train task adapter",
-        "head": "compute statistics",
-    }
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bars = Bars(*columns, console=messages, disable=not messages.is_terminal)
-        self.tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> Progress:
-        self.bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show that a stage has done so many of its steps."""
-        if stage not in self.tasks:
-            self.tasks[stage] = self.bars.add_task(self.names.get(stage, stage), total=total)
-            if not messages.is_terminal:
-                say(f"{self.names.get(stage, stage)} ...")
-        self.bars.update(self.tasks[stage], completed=done, total=total)
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
-    """Lay out rows of plain text: names may hold what rich would read as markup."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from edge_cl.errors import UsageError, did_you_mean
 
 SHIPPED = "edge_vit_tiny"  # name of the backbone that ships with the package
-WEIGHTS_DIR = Path(__file__).parent / "weights"
+BACKBONES_DIR = Path(__file__).parent / "backbones"
 
 Method = Literal["cl-lora", "prototype"]
 Schedule = Literal["two-stage", "joint"]

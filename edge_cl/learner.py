@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_cl.config import SHIPPED, WEIGHTS_DIR, LearnConfig
+from edge_cl.config import BACKBONES_DIR, SHIPPED, LearnConfig
 from edge_cl.errors import BackboneError, EdgeClError, StoreError, UsageError, did_you_mean
 from edge_cl.store import Store
 from edge_cl.version import JsonObject, Version, hash_file
@@ -90,18 +90,10 @@ class Learner:
         source = find_backbone(backbone, Path(weights) if weights else None, image_size)
 
         def fill(transaction: Any) -> None:
-            if source.path is not None:
-                transaction.put_file("backbone", source.path)
-            else:
-                transaction.put_bytes("backbone", source.data)
+            transaction.put_file("backbone", source.path)
             model.save(transaction)
 
-        if source.path is not None:
-            vit = build(source.spec, read_weights(source.path))
-        else:
-            import safetensors.torch
-
-            vit = build(source.spec, safetensors.torch.load(source.data or b""))
+        vit = build(source.spec, read_weights(source.path))
         width = vit.depth * vit.summaries_per_block * vit.width
         model = Model(source.spec, LearnConfig(), Statistics.empty(width))
         record: JsonObject = {"backbone": source.spec.name, "image_size": source.spec.image_size, "classes": []}
@@ -128,7 +120,7 @@ class Learner:
         """
         spec, faults = self.state["backbone"], []
         if backbone == SHIPPED:  # an architecture of timm's under our own name: its weights tell
-            backbone, weights = "", weights or WEIGHTS_DIR / f"{SHIPPED}.safetensors"
+            backbone, weights = "", weights or BACKBONES_DIR / f"{SHIPPED}.safetensors"
         if backbone and backbone != spec["name"]:
             faults.append(f"{self.store.path} was made with the backbone {spec['name']}, not {backbone}.")
         if image_size is not None and image_size != spec["image_size"]:

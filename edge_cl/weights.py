@@ -10,12 +10,12 @@ from typing import Any
 
 import timm
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from timm.data.config import resolve_data_config
 from torch import Tensor
 
 from edge_cl.architecture import BackboneSpec
-from edge_cl.config import SHIPPED, WEIGHTS_DIR
+from edge_cl.config import BACKBONES_DIR, SHIPPED
 from edge_cl.errors import BackboneError, did_you_mean
 from edge_cl.preprocess import Preprocess
 
@@ -26,13 +26,11 @@ class BackboneSource:
 
     Attributes:
         spec: how to build it.
-        data: the bytes of its safetensors file, or
-        path: where that file lies.
+        path: where its safetensors file lies.
     """
 
     spec: BackboneSpec
-    data: bytes | None = None
-    path: Path | None = None
+    path: Path
 
 
 def find_backbone(name: str = "", weights: Path | None = None, image_size: int | None = None) -> BackboneSource:
@@ -52,16 +50,15 @@ def find_backbone(name: str = "", weights: Path | None = None, image_size: int |
         raise BackboneError(f"{weights} needs the name of its architecture.", mend="Add --backbone NAME.")
     if not timm.is_model(name):
         known = [SHIPPED, *timm.list_models("vit*"), *timm.list_models("deit*")]
-        raise BackboneError(f"timm knows no model {name!r}.", mend=did_you_mean(name, known))
+        mend = f"{did_you_mean(name, known)} `edge-cl init --backbone list` shows the choices."
+        raise BackboneError(f"timm knows no model {name!r}.", mend=mend)
     config = resolve_data_config(pretrained_cfg=_pretrained_config(name))
     size = image_size or int(config["input_size"][-1])
     preprocess = Preprocess(
         size, tuple(config["mean"]), tuple(config["std"]), config["interpolation"], float(config["crop_pct"])
     )
     spec = BackboneSpec(name, size, _half_depth(name, size), preprocess)
-    if weights is None:
-        return BackboneSource(spec, data=_from_hub(name))
-    return BackboneSource(spec, path=weights)
+    return BackboneSource(spec, weights or _from_hub(name))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -80,19 +77,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _shipped(image_size: int | None) -> BackboneSource:
-    if not (WEIGHTS_DIR / f"{SHIPPED}.json").is_file():
+    if not (BACKBONES_DIR / f"{SHIPPED}.json").is_file():
         raise BackboneError(
-            f"This installation lacks the shipped backbone: {WEIGHTS_DIR} is incomplete.",
+            f"This installation lacks the shipped backbone: {BACKBONES_DIR} is incomplete.",
             mend="Install edge-cl again, or name a backbone: --backbone NAME --weights FILE.safetensors.",
         )
-    facts: Mapping[str, Any] = json.loads((WEIGHTS_DIR / f"{SHIPPED}.json").read_text())
+    facts: Mapping[str, Any] = json.loads((BACKBONES_DIR / f"{SHIPPED}.json").read_text())
     kwargs = dict(facts["kwargs"])
     own = int(kwargs.pop("img_size", facts["image_size"]))
     size = image_size or own
     preprocess = Preprocess(size, tuple(facts["mean"]), tuple(facts["std"]))
     depth = int(kwargs.get("depth", 12))
     spec = BackboneSpec(str(facts["model"]), size, depth // 2, preprocess, kwargs)
-    return BackboneSource(spec, path=WEIGHTS_DIR / f"{SHIPPED}.safetensors")
+    return BackboneSource(spec, BACKBONES_DIR / f"{SHIPPED}.safetensors")
 
 
 def _pretrained_config(name: str) -> dict[str, Any]:
@@ -113,14 +110,26 @@ def _half_depth(name: str, size: int) -> int:
     return len(getattr(model, "blocks", ())) // 2 or 1
 
 
-def _from_hub(name: str) -> bytes:
+def _from_hub(name: str) -> Path:
+    """Return the hub's safetensors file of a timm name's weights, from the local cache if it was fetched before."""
+    from huggingface_hub import get_session, hf_hub_download, hf_hub_url, try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    local = f"Pass a local file with --weights FILE.safetensors, or leave out --backbone to use {SHIPPED}"
+    if config is None or not config.hf_hub_id:
+        raise BackboneError(f"There are no weights of {name} on the hub.", mend=f"{local}.")
+    # timm may name a pickled file; the safetensors one lies beside it
+    filename = (config.hf_hub_filename or "model.safetensors").replace("pytorch_model.bin", "model.safetensors")
+    cached = try_to_load_from_cache(config.hf_hub_id, filename)
+    if isinstance(cached, str):
+        return Path(cached)
     try:
-        model = timm.create_model(name, pretrained=True, num_classes=0)
+        # Asked once first: the hub's client tries for a minute and a half before it admits that there is no network.
+        get_session().head(hf_hub_url(config.hf_hub_id, filename), timeout=10)
+        return Path(hf_hub_download(config.hf_hub_id, filename))
     except Exception as error:  # the hub client's errors have no common base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackboneError(
             f"The weights of {name} could not be fetched from the hub: {reason}",
-            mend=f"Pass a local file with --weights FILE.safetensors, or leave out --backbone to use {SHIPPED}, "
-            "which ships with edge-cl.",
+            mend=f"{local}, which ships with edge-cl.",
         ) from error
-    return save({key: value.contiguous() for key, value in model.state_dict().items()})

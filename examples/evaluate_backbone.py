@@ -1,11 +1,13 @@
 """Compare backbones without any training: accuracy of one Gaussian classifier, beside time on one CPU thread.
 
     python examples/evaluate_backbone.py --data DIR --weights FILE --teacher FILE [--sizes 128 224]
+    python examples/evaluate_backbone.py --catalogue
 
 The class token and the mean patch of every block, each after the final norm, make one vector a picture;
 class means and one shrunk pooled covariance (linear discriminant analysis) are fitted on DIR/NAME/train and
 judged on DIR/NAME/test. FILE was written by pretrain_backbone.py; the teacher runs at the sizes given. Prints
-a markdown table. The time is CPU time, so that other work on the machine counts little.
+a markdown table. The time is CPU time, so that other work on the machine counts little. The second form prints
+the time of every backbone that `edge-cl init --backbone list` shows, with random weights: time does not depend on them.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
+
+from edge_cl.catalogue import choices
+from edge_cl.config import BACKBONES_DIR, SHIPPED
 
 MEAN = STD = (0.5, 0.5, 0.5)
 
@@ -47,7 +52,7 @@ def read_square(path: Path, side: int | None) -> np.ndarray:
     return np.array(image.crop((left, top, left + side, top + side)))
 
 
-def create_vit(model: str, kwargs: dict[str, int], classes: int = 0) -> VisionTransformer:
+def create_vit(model: str, kwargs: dict[str, float], classes: int = 0) -> VisionTransformer:
     """Return a plain timm vision transformer with random weights; 0 classes: no head."""
     vit = timm.create_model(model, num_classes=classes, **kwargs)  # type: ignore[arg-type]
     if not isinstance(vit, VisionTransformer):
@@ -55,7 +60,7 @@ def create_vit(model: str, kwargs: dict[str, int], classes: int = 0) -> VisionTr
     return vit
 
 
-def load_vit(model: str, kwargs: dict[str, int], weights: Path, head: bool = False) -> VisionTransformer:
+def load_vit(model: str, kwargs: dict[str, float], weights: Path, head: bool = False) -> VisionTransformer:
     """Return a frozen timm vision transformer in float32 with these weights, with or without its head."""
     state = {name: value.float() for name, value in load_file(weights).items()}
     classes = len(state["head.weight"]) if head else 0
@@ -125,17 +130,32 @@ def median_cpu_ms(vits: list[VisionTransformer], rounds: int = 40) -> list[float
     return [statistics.median(taken[rounds // 4 :]) for taken in times]
 
 
+def print_catalogue_times() -> None:
+    """Measure every backbone of the catalogue at its own picture size, and print a markdown table."""
+    shipped = json.loads((BACKBONES_DIR / f"{SHIPPED}.json").read_text())
+    shapes = {SHIPPED: (shipped["model"], shipped["kwargs"])}
+    vits = [create_vit(*shapes.get(choice.name, (choice.name, {}))).eval() for choice in choices()]
+    print("| backbone | picture, px | CPU ms |\n|---|---|---|")
+    for choice, milliseconds in zip(choices(), median_cpu_ms(vits, rounds=12), strict=True):
+        print(f"| {choice.name} | {choice.picture_px} | {milliseconds:.1f} |", flush=True)
+
+
 def main() -> None:
     """Read the command line, measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of NAME/{train,test}/CLASS/*.jpg")
-    parser.add_argument("--weights", type=Path, required=True, help="written by pretrain_backbone.py")
+    parser.add_argument("--catalogue", action="store_true", help="print the times of the backbones to choose from")
+    parser.add_argument("--data", type=Path, help="folder of NAME/{train,test}/CLASS/*.jpg")
+    parser.add_argument("--weights", type=Path, help="written by pretrain_backbone.py")
     parser.add_argument("--teacher", type=Path, help="the teacher's weights, safetensors")
     parser.add_argument("--teacher-model", default="vit_tiny_patch16_224", help="its timm name")
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 224], help="the teacher's picture sides")
     parser.add_argument("--split", default="test", help="the split to judge on")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.catalogue:
+        return print_catalogue_times()
+    if not args.data or not args.weights:
+        parser.error("give --data and --weights, or --catalogue")
     with safe_open(args.weights, "pt") as opened:
         card = opened.metadata()
     vits = {"student": load_vit(card["model"], json.loads(card["kwargs"]), args.weights)}

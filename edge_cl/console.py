@@ -1,0 +1,78 @@
+"""What the command line writes: messages on stderr, answers on stdout, tables, and progress."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from rich.console import Console
+
+messages = Console(stderr=True, highlight=False)
+answers = Console(highlight=False, soft_wrap=True)
+
+
+def emit(as_json: bool, value: Any, show: Callable[[], None]) -> None:
+    """Print a result: as JSON on stdout, or for people."""
+    if as_json:
+        print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    else:
+        show()
+
+
+def say(text: str) -> None:
+    """Print a message to stderr, as it stands."""
+    messages.print(text, markup=False, soft_wrap=True)
+
+
+def warn_skipped(skipped: Any) -> None:
+    """Name what was not used, on stderr."""
+    for item in skipped:
+        say(f"skipped {item['path']}: {item['why']}")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
+    """Lay out rows of plain text: names may hold what rich would read as markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    laid_out = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        laid_out.add_column(column, overflow="fold")
+    for row in rows:
+        laid_out.add_row(*map(Text, row))
+    return laid_out
+
+
+class Progress:
+    """Shows stages, bars and time left on stderr; a line a stage where stderr is no terminal."""
+
+    names: ClassVar[Mapping[str, str]] = {
+        "shared": "train shared and base adapter",
+        "prefix": "compute prefix tokens",
+        "train": "train task adapter",
+        "head": "compute statistics",
+    }
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bars = Bars(*columns, console=messages, disable=not messages.is_terminal)
+        self.tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Progress:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show that a stage has done so many of its steps."""
+        if stage not in self.tasks:
+            self.tasks[stage] = self.bars.add_task(self.names.get(stage, stage), total=total)
+            if not messages.is_terminal:
+                say(f"{self.names.get(stage, stage)} ...")
+        self.bars.update(self.tasks[stage], completed=done, total=total)
