@@ -44,6 +44,7 @@ class Job:
         checkpoint: keeps finished epochs, or None.
         progress: told of every epoch.
         stage: times what runs inside it.
+        deadline: when training has to end, by `time.monotonic`, or None.
     """
 
     encoder: Encoder
@@ -57,6 +58,7 @@ class Job:
     checkpoint: Checkpoint | None
     progress: Progress
     stage: Callable[[str], AbstractContextManager[None]]
+    deadline: float | None = None
 
     @property
     def optimisation(self) -> Optimisation:
@@ -84,10 +86,10 @@ class Job:
         """Return local labels of some pictures, (B,)."""
         return torch.from_numpy(self.labels[indices]).to(self.encoder.device)
 
-    def train(self, stage: str, modules: Sequence[nn.Module], backward: Backward) -> None:
-        """Train some modules in place, as a timed, resumable stage that reports its progress."""
+    def train(self, stage: str, modules: Sequence[nn.Module], backward: Backward) -> int:
+        """Train some modules in place, as a timed, resumable stage with progress; return the epochs begun."""
         with self.stage(stage):
-            train_stage(
+            return train_stage(
                 stage,
                 modules,
                 backward,
@@ -96,15 +98,17 @@ class Job:
                 self.seed,
                 checkpoint=self.checkpoint,
                 on_epoch=lambda epoch, loss: self.progress(stage, epoch, self.config.epochs),
+                deadline=self.deadline,
             )
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """The adapters after a task's training."""
+    """The adapters after a task's training, and the epochs that the task adapter got."""
 
     shared: Adapter
     task: Adapter
+    epochs: int
 
 
 Schedule = Callable[[Job], Adapted]
@@ -159,8 +163,8 @@ def joint(job: Job) -> Adapted:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach() + distilled
 
-    job.train("shared", [shared, task, classifier], backward)
-    return Adapted(shared.requires_grad_(False), task.requires_grad_(False))
+    epochs = job.train("shared", [shared, task, classifier], backward)
+    return Adapted(shared.requires_grad_(False), task.requires_grad_(False), epochs)
 
 
 @schedule("two-stage")
@@ -170,7 +174,8 @@ def two_stage(job: Job) -> Adapted:
         return joint(job)  # the first task shapes prefix and base branch together
     shared = distil_shared(job) if job.update_shared else job.encoder.shared
     tokens = [prefix_tokens(job, shared, view) for view in range(job.config.views)]
-    return Adapted(shared, train_task_adapter(job, tokens))
+    task, epochs = train_task_adapter(job, tokens)
+    return Adapted(shared, task, epochs)
 
 
 def distil_shared(job: Job) -> Adapter:
@@ -208,8 +213,8 @@ def prefix_tokens(job: Job, shared: Adapter, view: int) -> Tensor:
     return tokens
 
 
-def train_task_adapter(job: Job, tokens: Sequence[Tensor]) -> Adapter:
-    """Train a task adapter on cached prefix tokens: cross-entropy + orthogonality (eq. 11-13).
+def train_task_adapter(job: Job, tokens: Sequence[Tensor]) -> tuple[Adapter, int]:
+    """Train a task adapter on cached prefix tokens: cross-entropy + orthogonality (eq. 11-13); return the epochs too.
 
     Args:
         job: the task.
@@ -225,5 +230,5 @@ def train_task_adapter(job: Job, tokens: Sequence[Tensor]) -> Adapter:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    job.train("train", [task, classifier], backward)
-    return task.requires_grad_(False)
+    epochs = job.train("train", [task, classifier], backward)
+    return task.requires_grad_(False), epochs

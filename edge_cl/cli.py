@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import time
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +26,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def duration(text: str) -> float:
+    """Read a duration, such as 30s, 5min or 1.5h, as seconds.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h)?", text.strip().lower())
+    seconds = float(match[1]) * {"m": 60, "h": 3600}.get((match[2] or "s")[0], 1) if match else 0.0
+    if seconds <= 0:
+        raise typer.BadParameter(f"{text!r} is no duration; write 30s, 5min or 1h.")
+    return seconds
+
+
 StoreOption = Annotated[
     Path,
     typer.Option(
@@ -99,6 +116,10 @@ def learn(
         float | None,
         typer.Option("--max-forgetting", metavar="POINTS", help="Most that old classes may lose."),
     ] = None,
+    time_budget: Annotated[
+        float | None,
+        typer.Option("--time", metavar="TIME", parser=duration, help="Most it may take: 30s, 5min, 1h."),
+    ] = None,
     update: Annotated[bool, typer.Option("--update", help="New pictures of known classes join.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table of classes; learn nothing.")] = False,
     backbone: BackboneOption = "",
@@ -108,6 +129,7 @@ def learn(
     as_json: JsonOption = False,
 ) -> None:
     """Learn the classes of a folder as one task, and put the result in force."""
+    started = time.monotonic()  # before the imports that take seconds
     if backbone == "list":
         return _list_backbones(as_json)
     from edge_cl.learner import Learner
@@ -120,6 +142,7 @@ def learn(
         schedule=schedule,
         shared_update=shared_update,
         max_forgetting=max_forgetting,
+        time_s=time_budget,
     )
     if Store.exists(store):
         learner = Learner.open(store, device=device)
@@ -136,7 +159,7 @@ def learn(
         return
     assert learner is not None
     with Progress() as progress:
-        report = learner.learn(new_classes, config, task=task, update=update, progress=progress)
+        report = learner.learn(new_classes, config, task=task, update=update, progress=progress, started=started)
     warn_skipped(report.skipped)
     emit(as_json, report.to_json(), lambda: _show_report(report, store))
 

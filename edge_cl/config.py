@@ -45,6 +45,7 @@ class LearnConfig:
         hold_out: fraction of the pictures that measure the result.
         probes: most hold-out pictures of a class whose features stay behind to measure forgetting.
         max_forgetting: points (hundredths) that old classes may lose before the learn is refused, or None.
+        time_s: seconds that the learn may take; epochs and views are chosen to fit. None: as long as it takes.
     """
 
     method: Method = "cl-lora"
@@ -67,6 +68,7 @@ class LearnConfig:
     hold_out: float = 0.1
     probes: int = 5
     max_forgetting: float | None = None
+    time_s: float | None = None
 
     def __post_init__(self) -> None:
         faults = []
@@ -93,6 +95,8 @@ class LearnConfig:
             faults.append(f"hold_out must be at least 0 and less than 1, not {self.hold_out}.")
         if self.max_forgetting is not None and not math.isfinite(self.max_forgetting):
             faults.append(f"max_forgetting must be a number of points, not {self.max_forgetting}.")
+        if self.time_s is not None and not 0 < self.time_s < math.inf:
+            faults.append(f"time_s must be positive, not {self.time_s}.")
         if faults:
             raise UsageError(*faults)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from edge_cl.decoded import decode
 from edge_cl.errors import FolderError, did_you_mean
 from edge_cl.intake import skipped_json
-from edge_cl.learning import decode
 from edge_cl.pictures import PictureFolder, path_text
 from edge_cl.recognition import Recogniser
 

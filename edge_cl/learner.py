@@ -218,6 +218,7 @@ class Learner:
         task: str | None = None,
         update: bool = False,
         progress: Progress = no_progress,
+        started: float | None = None,
     ) -> LearnReport:
         """Learn the classes of a folder, one sub-folder a class, and commit a new version.
 
@@ -227,6 +228,7 @@ class Learner:
             task: name of the task.
             update: let new pictures of known classes join their statistics.
             progress: told (stage, steps done, steps in all).
+            started: when the time that `config` allows began, by `time.monotonic`; now, if not given.
 
         Raises:
             FolderError: the folder cannot be learned from; no model has been loaded then.
@@ -238,7 +240,7 @@ class Learner:
         from edge_cl.outcome import measure_outcome, require_little_forgetting
 
         config = config or LearnConfig()
-        start, stopwatch = time.monotonic(), Stopwatch()
+        start, stopwatch = started or time.monotonic(), Stopwatch()
         with self.store.write(f"learn from {new_classes}") as transaction:
             with stopwatch.stage("scan"):
                 intake = self.look(new_classes, config, update=update)
@@ -247,10 +249,11 @@ class Learner:
             old, encoder = self.load(parent)
             checkpoint = Checkpoint(self.store.work, _job_key(parent, intake, config, str(encoder.device)))
             learned = learn(
-                old, encoder, intake, config, task, checkpoint=checkpoint, progress=progress, stopwatch=stopwatch
-            )
+                old, encoder, intake, config, task,
+                checkpoint=checkpoint, progress=progress, stopwatch=stopwatch, started=start,
+            )  # fmt: skip
             stopwatch.seconds["total"] = time.monotonic() - start
-            model, report = measure_outcome(old, learned.model, learned.task, learned.epochs, intake, stopwatch.seconds)
+            model, report = measure_outcome(old, learned, config, intake, stopwatch.seconds)
             report = replace(report, version=parent.number + 1)
             require_little_forgetting(report, config.max_forgetting)
             model.save(transaction)
@@ -317,9 +320,9 @@ class Learner:
 
     def predict(self, *sources: str | Path, top: int = 5, rule: str = "routed") -> Answers:
         """Answer for picture files and folders of pictures."""
+        from edge_cl.decoded import decode
         from edge_cl.evaluation import DECODE_AT_ONCE
         from edge_cl.intake import skipped_json
-        from edge_cl.learning import decode
         from edge_cl.pictures import read_unlabelled
 
         folder = read_unlabelled(*map(Path, sources))

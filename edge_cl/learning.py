@@ -8,24 +8,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from PIL import Image
 
 from edge_cl.adaptation import SCHEDULES, Adapted, Job, Progress
 from edge_cl.assessment import calibrated, fit_temperature, weigh_branch
+from edge_cl.budget import TimeBudget
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
+from edge_cl.decoded import decode
 from edge_cl.drift import DriftMap
 from edge_cl.features import Encoder
 from edge_cl.head import Branch, Discriminant, precision_of
 from edge_cl.intake import Intake
 from edge_cl.model import KnownClass, Model, Probes
-from edge_cl.pictures import Picture, open_picture
-from edge_cl.preprocess import Pixels, Preprocess
+from edge_cl.pictures import Picture
+from edge_cl.plan import STATISTICS_SCALE, adapts, fit_to_time, measure_pace, shapes_base, work_of
+from edge_cl.preprocess import Pixels
 from edge_cl.statistics import Array, Indices, Statistics
-
-WORKING_COPY = 1.5  # shorter side of the copies that views are cut from, in input sizes
-STATISTICS_SCALE = (0.4, 1.0)  # area of the views that go into the statistics
-DECODE = 2  # a picture is decoded at no less than this many input sizes
 
 
 @dataclass
@@ -45,39 +43,20 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """Pictures in memory.
+class Learned:
+    """Result of a learn.
 
     Attributes:
-        pixels: the centred square that is answered on, (S, S, 3) each.
-        copies: reduced copies that augmented views are cut from; empty for hold-out pictures.
+        model: the new one; its settings are those that were used, after fitting them into the time.
+        task: number of the new task, or None.
+        epochs: of adapter training (0: statistics only).
+        predicted_s: what the learn was predicted to take, where it had a time budget.
     """
-
-    pixels: Sequence[Pixels]
-    copies: Sequence[Image.Image]
-
-
-def decode(pictures: Sequence[Picture], spec: Preprocess, *, copies: bool) -> Decoded:
-    """Decode pictures once."""
-    pixels, reduced = [], []
-    for picture in pictures:
-        image = open_picture(picture.path, at_least=DECODE * spec.image_size)
-        pixels.append(spec.centre(image))
-        if copies:
-            factor = WORKING_COPY * spec.image_size / min(image.size)
-            if factor < 1:
-                image = image.resize((round(image.width * factor), round(image.height * factor)), reducing_gap=2.0)
-            reduced.append(image)
-    return Decoded(pixels, reduced)
-
-
-@dataclass(frozen=True)
-class Learned:
-    """Result of a learn: the new model and the number of epochs of each adapter stage (0: statistics only)."""
 
     model: Model
     task: int | None
     epochs: int
+    predicted_s: float | None
 
 
 def learn(
@@ -90,6 +69,7 @@ def learn(
     checkpoint: Checkpoint,
     progress: Progress,
     stopwatch: Stopwatch,
+    started: float,
 ) -> Learned:
     """Learn a folder's new classes as one task, and let new pictures of known classes join their statistics.
 
@@ -102,12 +82,22 @@ def learn(
         checkpoint: keeps finished stages and epochs.
         progress: told of every step.
         stopwatch: gets the seconds of each stage.
+        started: when the time that `config` allows began, by `time.monotonic`.
     """
     model = replace(model, config=config)
+    with stopwatch.stage("scan"):
+        budget = measure_pace(encoder, intake, config, started)
+    predicted_s = None
+    if budget is not None:
+        model, predicted_s = fit_to_time(model, encoder, intake, budget, started, checkpoint)
+    work = work_of(model, encoder, intake)
     trained, task = None, -1
     if intake.new:
         model, task = _with_new_classes(model, intake, task_name)
-        trained = _train(model, encoder, intake, task, checkpoint, progress, stopwatch)
+        trained = _train(model, encoder, intake, task, budget, checkpoint, progress, stopwatch)
+    if budget is not None:
+        views = budget.fit_views(work, model.config.statistics_views)
+        model = replace(model, config=replace(model.config, statistics_views=views))
     with stopwatch.stage("head"):
         if trained is not None:
             model, encoder = _with_adapters(model, encoder, trained, intake, task)
@@ -115,7 +105,7 @@ def learn(
         for t in sorted(present):
             model = _with_statistics(model, encoder, intake, t, checkpoint, progress)
         model = _calibrated(model, task if intake.new else None)
-    return Learned(model, task if intake.new else None, config.epochs if trained is not None else 0)
+    return Learned(model, task if intake.new else None, trained.epochs if trained is not None else 0, predicted_s)
 
 
 def _with_new_classes(model: Model, intake: Intake, task_name: str | None) -> tuple[Model, int]:
@@ -141,18 +131,18 @@ def _train(
     encoder: Encoder,
     intake: Intake,
     task: int,
+    budget: TimeBudget | None,
     checkpoint: Checkpoint,
     progress: Progress,
     stopwatch: Stopwatch,
 ) -> Adapted | None:
     """Train the task's adapters, or return None where statistics alone have to do."""
     config = model.config
-    train, _ = intake.of_classes(intake.new)
-    enough = len(intake.new) > 1 and len(train) >= config.adapt_pictures
-    if config.method == "prototype" or not enough:
+    if not adapts(model, intake):
         return None
+    train, _ = intake.of_classes(intake.new)
     job = Job(
-        encoder=replace(encoder, shared=None, base=None) if _shapes_base(model, intake) else encoder,
+        encoder=replace(encoder, shared=None, base=None) if shapes_base(model, intake) else encoder,
         images=decode(train, encoder.preprocess, copies=True).copies,
         labels=np.asarray([intake.new.index(p.label) for p in train], np.int64),
         classes=len(intake.new),
@@ -163,20 +153,16 @@ def _train(
         checkpoint=checkpoint,
         progress=progress,
         stage=stopwatch.stage,
+        deadline=budget.training_deadline(work_of(model, encoder, intake)) if budget else None,
     )
     return SCHEDULES[config.schedule](job)
-
-
-def _shapes_base(model: Model, intake: Intake) -> bool:
-    """Return whether a task trains the shared and base adapter anew: the first, or one with many more classes."""
-    return model.base is None or len(intake.new) >= model.config.readapt_factor * model.base_classes
 
 
 def _with_adapters(
     model: Model, encoder: Encoder, adapted: Adapted, intake: Intake, task: int
 ) -> tuple[Model, Encoder]:
     """Put trained adapters in force; where the features of old classes move by it, move their statistics along."""
-    anew = _shapes_base(model, intake)
+    anew = shapes_base(model, intake)
     base = adapted.task if anew else model.base
     moved = replace(encoder, shared=adapted.shared, base=base)
     statistics, probes = model.statistics, model.probes

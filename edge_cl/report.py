@@ -25,6 +25,7 @@ class LearnReport:
         skipped: files not used: {path, why}.
         epochs: of each adapter stage; 0 where statistics alone were taken.
         seconds: by stage: total, scan, shared, prefix, train, head.
+        budget: {time_s, predicted_s}: the seconds allowed and those predicted before training; None where not limited.
         peak_memory_mb: high-water mark of the process (and of the CUDA allocator where one is used).
         holdout_accuracy: of the new classes, among all classes known.
         old_class_accuracy: of the classes known before: {before, after}.
@@ -44,6 +45,7 @@ class LearnReport:
     skipped: Sequence[Mapping[str, str]]
     epochs: int
     seconds: Mapping[str, float]
+    budget: Mapping[str, float | None]
     peak_memory_mb: float
     holdout_accuracy: float | None
     old_class_accuracy: Mapping[str, float | None]
@@ -90,13 +92,19 @@ class LearnReport:
             "|---|---|",
             *(f"| {stage} | {value:.1f} |" for stage, value in self.seconds.items()),
             "",
-            f"Peak memory {self.peak_memory_mb:.0f} MB, {self.epochs} epochs.",
+            f"Peak memory {self.peak_memory_mb:.0f} MB, {self.epochs} epochs.{self._kept_to_time()}",
         ]
         if self.notes:
             lines += ["", "## Notes", "", *(f"- {note}" for note in self.notes)]
         if self.skipped:
             lines += ["", "## Skipped files", "", *(f"- `{s['path']}`: {s['why']}" for s in self.skipped)]
         return "\n".join(lines) + "\n"
+
+    def _kept_to_time(self) -> str:
+        allowed, predicted = self.budget["time_s"], self.budget["predicted_s"]
+        if allowed is None or predicted is None:
+            return ""
+        return f" Time allowed {allowed:g} s, predicted {predicted:.1f} s, taken {self.seconds['total']:.1f} s."
 
     def _matrix(self) -> list[str]:
         tasks = list(dict.fromkeys(name for row in self.accuracy_matrix for name in row))

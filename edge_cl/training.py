@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -66,8 +67,9 @@ def train_stage(
     *,
     checkpoint: Checkpoint | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
-) -> None:
-    """Train the parameters of some modules in place.
+    deadline: float | None = None,
+) -> int:
+    """Train the parameters of some modules in place; return the number of epochs begun.
 
     Args:
         stage: name under which epochs are kept.
@@ -78,25 +80,31 @@ def train_stage(
         seed: fixes the order of the pictures.
         checkpoint: keeps every epoch's state; an interrupted stage resumes after its last whole epoch.
         on_epoch: told (epochs finished, mean loss) after each epoch.
+        deadline: when to stop after the step in hand, by `time.monotonic`; then the parameters stay as they are.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=0.9, weight_decay=settings.weight_decay)
-    start = _restore(stage, parameters, optimiser, checkpoint)
+    done, ended = _restore(stage, parameters, optimiser, checkpoint)
     steps_per_epoch = batch_count(count, settings.batch_size)
-    for epoch in range(start, settings.epochs):
+    while done < settings.epochs and not ended:
         total = 0.0
-        for i, batch in enumerate(epoch_batches(count, settings.batch_size, (seed, epoch))):
-            rate = cosine_rate(settings.learning_rate, epoch * steps_per_epoch + i, settings.epochs * steps_per_epoch)
+        for i, batch in enumerate(epoch_batches(count, settings.batch_size, (seed, done))):
+            rate = cosine_rate(settings.learning_rate, done * steps_per_epoch + i, settings.epochs * steps_per_epoch)
             optimiser.param_groups[0]["lr"] = rate
             optimiser.zero_grad(set_to_none=True)
-            total += float(backward(batch, epoch)) * len(batch)
+            total += float(backward(batch, done)) * len(batch)
             optimiser.step()
+            ended = deadline is not None and time.monotonic() > deadline
+            if ended:
+                break
+        done += 1
         if not math.isfinite(total):
-            raise FloatingPointError(f"Stage {stage}: the loss became {total} in epoch {epoch + 1}.")
+            raise FloatingPointError(f"Stage {stage}: the loss became {total} in epoch {done}.")
         if checkpoint is not None:
-            checkpoint.save(stage, _state(parameters, optimiser), epoch + 1)
+            checkpoint.save(stage, _state(parameters, optimiser), {"epochs": done, "ended": ended})
         if on_epoch is not None:
-            on_epoch(epoch + 1, total / count)
+            on_epoch(done, total / count)
+    return done
 
 
 def _state(parameters: Sequence[nn.Parameter], optimiser: torch.optim.SGD) -> dict[str, np.ndarray]:
@@ -110,18 +118,19 @@ def _state(parameters: Sequence[nn.Parameter], optimiser: torch.optim.SGD) -> di
 
 def _restore(
     stage: str, parameters: Sequence[nn.Parameter], optimiser: torch.optim.SGD, checkpoint: Checkpoint | None
-) -> int:
+) -> tuple[int, bool]:
+    """Put a saved state back; return the epochs begun, and whether the stage was ended early."""
     if checkpoint is None or stage not in checkpoint:
-        return 0
-    tensors, epochs = checkpoint.load(stage)
-    assert isinstance(epochs, int)
+        return 0, False
+    tensors, info = checkpoint.load(stage)
+    assert isinstance(info, dict)
     with torch.no_grad():
         for i, p in enumerate(parameters):
             p.copy_(torch.from_numpy(np.array(tensors[f"parameter.{i}"])))
             if f"momentum.{i}" in tensors:
                 momentum = torch.from_numpy(np.array(tensors[f"momentum.{i}"])).to(p.device)
                 optimiser.state[p]["momentum_buffer"] = momentum
-    return epochs
+    return int(info["epochs"]), bool(info["ended"])
 
 
 def exit_backward(

@@ -16,8 +16,8 @@ from PIL import Image
 from small import BACKBONE, CONFIG, LOOKS, copied, hashes, ids, new_learner, picture, write_looks
 
 from edge_cl import LearnConfig, Learner
+from edge_cl.decoded import decode
 from edge_cl.errors import EdgeClError, FolderError, StoreError, UsageError
-from edge_cl.learning import decode
 from edge_cl.model import Model
 from edge_cl.pictures import read_folder
 from edge_cl.version import Version

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -111,7 +112,25 @@ def test_loss_that_is_no_number_stops_training(tmp_path: Path, value: float, epo
         train_stage("s", [point], backward, 8, Optimisation(batch_size=4), 0, checkpoint=checkpoint)
     assert ("s" in checkpoint) == (epoch > 0)  # the bad epoch is not kept
     if epoch:
-        assert checkpoint.load("s")[1] == epoch
+        assert checkpoint.load("s")[1] == {"epochs": epoch, "ended": False}
+
+
+def test_a_deadline_ends_a_stage_for_good(tmp_path: Path) -> None:
+    """After the step in hand; and a restart takes it as ended, so that what was built on it still fits."""
+    point, checkpoint, steps = Point(), Checkpoint(tmp_path, {}), []
+
+    def backward(batch: np.ndarray, at: int) -> Tensor:
+        steps.append(at)
+        point.x.grad = torch.ones(2)
+        return torch.tensor(1.0)
+
+    settings = Optimisation(batch_size=4, epochs=5)
+    past = time.monotonic() - 1
+    for _ in range(2):
+        assert train_stage("s", [point], backward, 8, settings, 0, checkpoint=checkpoint, deadline=past) == 1
+    assert steps == [0]
+    ahead = time.monotonic() + 3600
+    assert train_stage("t", [point], backward, 8, settings, 0, checkpoint=checkpoint, deadline=ahead) == 5
 
 
 # The stages of CL-LoRA, on a tiny backbone.
@@ -122,7 +141,7 @@ class CutCheckpoint(Checkpoint):
 
     def __init__(self, directory: Path, stage: str, epoch: int, *, after: bool) -> None:
         super().__init__(directory, {})
-        self.at, self.after = (stage, epoch), after
+        self.at, self.after = (stage, {"epochs": epoch, "ended": False}), after
 
     def save(self, stage: str, tensors: Mapping[str, np.ndarray], info: Json = None) -> None:
         cut = (stage, info) == self.at
@@ -169,7 +188,7 @@ def job(backbone: Backbone, *, first: bool, checkpoint: Checkpoint | None = None
 def task_adapter(job: Job) -> tuple[Adapter, ...]:
     assert job.encoder.shared is not None
     tokens = [prefix_tokens(job, job.encoder.shared, view) for view in range(CONFIG.views)]
-    return (train_task_adapter(job, tokens),)
+    return train_task_adapter(job, tokens)[:1]
 
 
 def adapted(name: str) -> Callable[[Job], tuple[Adapter, ...]]:
