@@ -15,17 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
 PICTURES = Path(__file__).parent / "tabletop"
 LEARNS = 3
-TILE = 120
+TILE, CAPTION, TITLE, COLUMNS = 132, 16, 30, 8  # pixels; tiles across
+STRANGERS = 8  # pictures of the forgotten class that are shown while it is forgotten
 GREEN, RED, AMBER = "#2e9e44", "#d03a2f", "#e0a000"
 console = Console(highlight=False)
 
@@ -48,23 +49,31 @@ def linked(split: str, names: Sequence[str], into: Path) -> Path:
     return into
 
 
-def contact_sheet(predictions: Sequence[Any], known: set[str], path: Path) -> None:
-    """Draw pictures with their answers: green right, red wrong, amber called unknown."""
-    columns = 8
-    rows = -(-len(predictions) // columns)
-    sheet = Image.new("RGB", (columns * TILE, rows * (TILE + 16)), "white")
+def pictures(name: str, count: int) -> list[Path]:
+    """Return the first test pictures of a class."""
+    return sorted((PICTURES / "test" / name).iterdir())[:count]
+
+
+def contact_sheet(sections: Mapping[str, Sequence[Any]], path: Path) -> None:
+    """Draw titled sections of pictures with their answers: green right, red wrong, amber called unknown."""
+    heights = [TITLE + -(-len(answers) // COLUMNS) * (TILE + CAPTION) for answers in sections.values()]
+    sheet = Image.new("RGB", (COLUMNS * TILE, sum(heights)), "white")
     draw = ImageDraw.Draw(sheet)
-    for i, answer in enumerate(predictions):
-        left, top = i % columns * TILE, i // columns * (TILE + 16)
-        truth = Path(answer["source"]).parent.name
-        right = answer["label"] == truth
-        colour = AMBER if answer["unknown"] else GREEN if right else RED
-        with Image.open(answer["source"]) as picture:
-            tile = picture.convert("RGB").resize((TILE - 8, TILE - 8))
-        draw.rectangle((left, top, left + TILE - 1, top + TILE + 15), fill=colour)
-        sheet.paste(tile, (left + 4, top + 4))
-        label = f"{answer['label']}{'?' if answer['unknown'] else ''} {answer['confidence']:.2f}"
-        draw.text((left + 4, top + TILE - 1), label if right else f"{label} ({truth})", fill="white")
+    title_font, font = ImageFont.load_default(15), ImageFont.load_default(11)
+    for k, (title, answers) in enumerate(sections.items()):
+        start = sum(heights[:k])
+        draw.text((6, start + 6), title, fill="black", font=title_font)
+        for i, answer in enumerate(answers):
+            left, top = i % COLUMNS * TILE, start + TITLE + i // COLUMNS * (TILE + CAPTION)
+            truth, label = Path(answer["source"]).parent.name, answer["label"]
+            colour = AMBER if answer["unknown"] else GREEN if label == truth else RED
+            with Image.open(answer["source"]) as picture:
+                tile = picture.convert("RGB").resize((TILE - 8, TILE - 8))
+            draw.rectangle((left, top, left + TILE - 2, top + TILE + CAPTION - 3), fill=colour)
+            sheet.paste(tile, (left + 3, top + 3))
+            said = f"unknown ({label}?)" if answer["unknown"] else f"{label} {answer['confidence']:.0%}"
+            wrong = "" if answer["unknown"] or label == truth else f", is {truth}"
+            draw.text((left + 4, top + TILE - 4), said + wrong, fill="white", font=font)
     sheet.save(path)
 
 
@@ -105,14 +114,22 @@ def main() -> None:
     gone = tasks[0][0]
     edge_cl("forget", gone, "--store", store)
     without = len(edge_cl("classes", "--store", store)["classes"])
+    strangers = edge_cl("predict", *pictures(gone, STRANGERS), "--store", store)["predictions"]
     edge_cl("rollback", "--store", store)
     again = len(edge_cl("classes", "--store", store)["classes"])
-    pictures = [sorted((PICTURES / "test" / name).iterdir())[i] for name in names for i in (0, 1, 2)]
-    predictions = edge_cl("predict", *pictures, "--store", store)["predictions"]
+    known = [picture for name in names for picture in pictures(name, 3)]
     sheet = output / "recognised.png"
-    contact_sheet(predictions, set(names), sheet)
+    sections = {
+        f"Test pictures, after {LEARNS} learns (green right, red wrong, amber called unknown)": edge_cl(
+            "predict", *known, "--store", store
+        )["predictions"],
+        f"{gone!r} while it was forgotten": strangers,
+    }
+    contact_sheet(sections, sheet)
     console.print(table)
-    console.print(f"Forgot {gone!r}: {without} classes; rolled back: {again} classes.")
+    refused = sum(answer["unknown"] for answer in strangers)
+    console.print(f"Forgot {gone!r}: {without} classes, {refused} of its {len(strangers)} pictures called unknown.")
+    console.print(f"Rolled back: {again} classes.")
     console.print(f"Accuracy over all {len(names)} classes: {accuracy:.1%}, in {time.monotonic() - start:.0f} s.")
     console.print(f"What it recognised: {sheet} (green right, red wrong, amber unknown)")
     console.print(f"Store: {store}    Report: edge-cl log --report --store {store}")

@@ -58,25 +58,28 @@ class Recipe:
         cls_weight: weight of the class token beside the mean over patches.
         logit_weight: weight of the divergence of the teacher's head on the two class tokens.
         native_share: share of views cut from the large pictures, where there are large and small ones.
+        mosaic_share: share of the views of small pictures that are four views tiled, where one would be a blurred
+            enlargement: the fine detail of a sharp picture has to come from somewhere.
         optimizer: "muon" (AdamW for what is no matrix of a block) or "adamw".
     """
 
     model: str = "vit_tiny_patch16_224"
-    kwargs: dict[str, int] = field(default_factory=lambda: {"img_size": 128, "depth": 6})
+    kwargs: dict[str, float] = field(default_factory=lambda: {"img_size": 128, "depth": 6, "mlp_ratio": 3.5})
     teacher: str = "vit_tiny_patch16_224"
-    teacher_kwargs: dict[str, int] = field(default_factory=dict)
+    teacher_kwargs: dict[str, float] = field(default_factory=dict)
     stages: tuple[tuple[float, int], ...] = ((0.0, 64), (0.45, 96), (0.75, 128))
-    batch: int = 64
+    batch: int = 128
     pool: int = 4096
     reuse: int = 4
-    lr: float = 5e-3
+    lr: float = 6e-3
     warmup: float = 0.03
     weight_decay: float = 0.02
-    forced_until: float = 0.5
+    forced_until: float = 0.3
     shrinkage: float = 0.2
     cls_weight: float = 0.5
-    logit_weight: float = 0.1
+    logit_weight: float = 0.03
     native_share: float = 0.4
+    mosaic_share: float = 0.25
     optimizer: str = "muon"
     seed: int = 1993
 
@@ -146,9 +149,18 @@ def augment(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
     theta[:, 0, 0], theta[:, 1, 1] = width * flip, height
     theta[:, 0, 2], theta[:, 1, 2] = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
     tint = torch.stack([uniform(0.7, 1.3), uniform(-0.2, 0.2)], 1).to(images.device)[..., None, None, None]
-    grid = F.affine_grid(theta.to(images.device), [count, 3, 2 * size, 2 * size], align_corners=False)
+    finer = 2 if images.shape[-1] > 1.25 * size else 1  # where a view is smaller than its crop, against aliasing
+    grid = F.affine_grid(theta.to(images.device), [count, 3, finer * size, finer * size], align_corners=False)
     views = F.grid_sample(images.float().div(127.5).sub(1), grid, padding_mode="reflection", align_corners=False)
-    return (F.avg_pool2d(views, 2) * tint[:, 0] + tint[:, 1]).clamp(-1, 1)
+    return (F.avg_pool2d(views, finer) * tint[:, 0] + tint[:, 1]).clamp(-1, 1)
+
+
+def cut_views(images: Tensor, count: int, size: int, across: int, generator: torch.Generator) -> Tensor:
+    """Cut random views `(count, 3, size, size)` of random pictures; each is `across` x `across` smaller ones, tiled."""
+    chosen = torch.randint(len(images), (count * across * across,), generator=generator)
+    views = augment(images[chosen.to(images.device)], size // across, generator)
+    tiles = views.unflatten(0, (count, across, across)).permute(0, 3, 1, 4, 2, 5)
+    return tiles.reshape(count, 3, size, size)
 
 
 @dataclass(frozen=True)
@@ -176,6 +188,8 @@ class Trainer:
             )
         depth, deep = len(list(student.blocks)), len(list(self.teacher.blocks))
         self.matched = [round((k + 1) * deep / depth) for k in range(depth)]
+        for block in (*self.student.blocks, *self.teacher.blocks):
+            block.attn.fused_attn = device.type != "cpu"  # of so few tokens the fused kernel is slower on a CPU
         self.optimizers = make_optimizers(recipe, self.student)
         self.step = self.pool_index = self.pool_step = 0
         self.pool_size, self.elapsed_s = recipe.image_size(0.0), 0.0
@@ -191,23 +205,26 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.recipe.seed * 100_003 + index)
         count = count or self.recipe.pool
         large = round(count * self.recipe.native_share) if len(self.pictures) == 2 else 0
-        shares = [count - large, large][: len(self.pictures)]
+        small = self.pictures[0].images
+        tiled = round((count - large) * self.recipe.mosaic_share) if size > 1.25 * small.shape[-1] else 0
+        shares = [(small, count - large - tiled, 1), (small, tiled, 2), (self.pictures[-1].images, large, 1)]
         views, levels = [], []
-        for group, share in zip(self.pictures, shares, strict=True):
+        for images, share, across in shares:
             for start in range(0, share, 256):
-                some = min(256, share - start)
-                chosen = torch.randint(len(group.images), (some,), generator=generator)
-                view = augment(group.images[chosen.to(self.device)], size, generator)
+                view = cut_views(images, min(256, share - start), size, across, generator)
                 with self.autocast():
                     tokens = block_tokens(self.teacher, view)
                 views.append(view.half())
                 levels.append(torch.stack([tokens[k] for k in (0, *self.matched)]).half())
         return Pool(torch.cat(views), list(torch.cat(levels, 1)))
 
-    def measure_metrics(self, pool: Pool) -> None:
-        """Set the metric of every level, C^-1/2 of its shrunk token covariance C, as LDA on it would see."""
-        shrinkage = self.recipe.shrinkage
-        for level in pool.levels[1:]:
+    def measure_metrics(self) -> None:
+        """Set the metric of every level, C^-1/2 of its shrunk token covariance C, as LDA on it would see.
+
+        The teacher looks at pictures of the size that the student is deployed at.
+        """
+        size, shrinkage = self.student.patch_embed.img_size[0], self.recipe.shrinkage
+        for level in self.make_pool(-1, size, min(2048, self.recipe.pool)).levels[1:]:
             some = level[:, :: max(1, level.shape[1] // 8)].flatten(0, 1).float()
             covariance = torch.cov(F.layer_norm(some, some.shape[-1:]).T).double()
             eye = torch.eye(len(covariance), dtype=torch.float64, device=self.device)
@@ -221,7 +238,7 @@ class Trainer:
         Args:
             views: pictures `(B, 3, S, S)`.
             levels: the teacher's tokens `(B, T, D)` before the first block and at every matched level.
-            forced: probability with which a block's input is the teacher's.
+            forced: probability with which the input of a block after the first is the teacher's.
             random: decides which.
         """
         student, losses = self.student, []
@@ -229,7 +246,7 @@ class Trainer:
             tokens = student._pos_embed(student.patch_embed(views.float()))
             for k, block in enumerate(student.blocks):
                 taught = torch.rand(len(views), 1, 1, generator=random).to(self.device) < forced
-                tokens = block(torch.where(taught, levels[k].to(tokens.dtype), tokens) if forced else tokens)
+                tokens = block(torch.where(taught, levels[k].to(tokens.dtype), tokens) if forced and k else tokens)
                 target = levels[k + 1].float()
                 error = (tokens.float() - target) / target.std(-1, keepdim=True)
                 error = F.smooth_l1_loss(error @ self.metrics[k], torch.zeros_like(error), reduction="none")
@@ -244,7 +261,7 @@ class Trainer:
         """Train while `progress` gives numbers under 1; yield the progress and the losses of every step."""
         recipe, pool = self.recipe, self.make_pool(self.pool_index, self.pool_size)
         if not self.metrics:
-            self.measure_metrics(pool)
+            self.measure_metrics()
         per_pool = recipe.reuse * (recipe.pool // recipe.batch)
         for done in progress:
             if self.pool_step == per_pool:

@@ -109,7 +109,7 @@ def test_matched_levels_and_forcing(data: Path, teacher: Path) -> None:
     trainer = make_trainer(data, teacher)
     assert trainer.matched == [2, 4]
     pool = trainer.make_pool(0, 32)
-    trainer.measure_metrics(pool)
+    trainer.measure_metrics()
     expected = ev.block_tokens(trainer.teacher, pool.views[:4].float())
     for level, k in zip(pool.levels, (0, 2, 4), strict=True):
         torch.testing.assert_close(level[:4].float(), expected[k], atol=0.15, rtol=0.05)
@@ -193,7 +193,7 @@ def test_main_trains_exports_and_evaluates(
 
 
 def test_shipped_weights_are_what_their_sidecar_says() -> None:
-    weights = Path(__file__).parents[1] / "edge_cl" / "weights" / "edge_vit_tiny.safetensors"
+    weights = Path(__file__).parents[1] / "edge_cl" / "backbones" / "edge_vit_tiny.safetensors"
     card, state = json.loads(weights.with_suffix(".json").read_text()), load_file(weights)
     assert hashlib.sha256(weights.read_bytes()).hexdigest() == card["sha256"]
     assert weights.stat().st_size <= 12e6
