@@ -202,7 +202,7 @@ def test_shipped_weights_are_what_their_sidecar_says() -> None:
     vit = timm.create_model(card["model"], num_classes=0, **card["kwargs"])
     vit.load_state_dict(state, strict=True)
     assert vit.patch_embed.img_size == (card["image_size"],) * 2
-    assert card["recipe"] == pb.Recipe().digest()
+    assert card["recipe"] == pb.Recipe(**card["settings"]).digest()
 
 
 def test_lda_accuracy_against_sklearn() -> None:
