@@ -16,6 +16,8 @@ from edge_cl.model import Model
 from edge_cl.statistics import Array, Indices
 
 TEMPERATURES = np.geomspace(0.5, 200, 60)
+SHRINKAGES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
+FEWEST_PROBES = 20  # that may choose the shrinkage
 KNOWN_QUANTILE = 0.99  # share of known pictures that the unknown threshold lets pass
 
 
@@ -59,6 +61,33 @@ def calibrated(model: Model) -> Model:
     return replace(model, temperature=temperature, threshold=threshold)
 
 
+def with_best_shrinkage(model: Model) -> Model:
+    """Return the model with the shrinkage under which its calibrated probes are most probable.
+
+    Of equals the one nearest to the model's own is taken, which also stays where there are few probes.
+    """
+    own = model.config.shrinkage
+    if sum(len(p.classes) for p in model.probes.values()) < FEWEST_PROBES:
+        return model
+
+    def trial(shrinkage: float) -> Model:
+        return replace(model, config=replace(model.config, shrinkage=shrinkage))
+
+    def loss(shrinkage: float) -> float:
+        scored = _score(trial(shrinkage), trial(shrinkage).head())
+        temperature = fit_temperature(scored.scores, scored.targets)
+        return round(_surprise(scored.scores, scored.targets, temperature) / len(scored.targets), 3)
+
+    nearest_first = sorted({own, *SHRINKAGES}, key=lambda s: abs(float(np.log(max(s, 1e-6) / max(own, 1e-6)))))
+    return trial(min(nearest_first, key=loss))
+
+
+def _surprise(scores: Array, targets: Indices, temperature: float) -> float:
+    """Return the negative log-likelihood of the right columns (n,) under scores (n, C)."""
+    likelihood = softmax(scores / np.float32(temperature))[np.arange(len(targets)), targets]
+    return float(-np.log(np.maximum(likelihood, 1e-12)).sum())
+
+
 def fit_temperature(scores: Array, targets: Indices, *, start: float | None = None) -> float:
     """Return the temperature with the least negative log-likelihood.
 
@@ -69,9 +98,8 @@ def fit_temperature(scores: Array, targets: Indices, *, start: float | None = No
     """
 
     def loss(temperature: float) -> float:
-        likelihood = softmax(scores / np.float32(temperature))[np.arange(len(targets)), targets]
         pull = 0.0 if start is None else float(np.log(temperature / start)) ** 2
-        return float(-np.log(np.maximum(likelihood, 1e-12)).sum()) + pull
+        return _surprise(scores, targets, temperature) + pull
 
     return float(min(TEMPERATURES, key=loss))
 

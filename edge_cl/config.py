@@ -40,6 +40,7 @@ class LearnConfig:
         readapt_factor: a task with so many times the classes that shaped the base branch shapes it anew.
         statistics_views: augmented views of a picture that go into the statistics beside its centred square.
         shrinkage: isotropic share of the pooled covariance.
+        choose_shrinkage: whether the hold-out pictures choose the shrinkage, where there are enough of them.
         covariance_rank: directions of the pooled covariance that are kept.
         branch_weight: share of a task branch in the answer within its task.
         hold_out: fraction of the pictures that measure the result.
@@ -63,6 +64,7 @@ class LearnConfig:
     readapt_factor: float = 3.0
     statistics_views: int = 3
     shrinkage: float = 0.5
+    choose_shrinkage: bool = True
     covariance_rank: int = 512
     branch_weight: float = 0.5
     hold_out: float = 0.1

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edge_cl.adaptation import SCHEDULES, Adapted, Job, Progress
-from edge_cl.assessment import calibrated, fit_temperature, weigh_branch
+from edge_cl.assessment import calibrated, fit_temperature, weigh_branch, with_best_shrinkage
 from edge_cl.budget import TimeBudget
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
@@ -104,6 +104,8 @@ def learn(
         present = {c.task for c in model.classes if c.name in intake.folder.classes}
         for t in sorted(present):
             model = _with_statistics(model, encoder, intake, t, checkpoint, progress)
+        if config.choose_shrinkage:
+            model = with_best_shrinkage(model)
         model = _calibrated(model, task if intake.new else None)
     return Learned(model, task if intake.new else None, trained.epochs if trained is not None else 0, predicted_s)
 

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from edge_cl.architecture import BackboneSpec
-from edge_cl.assessment import TEMPERATURES, Assessment, assess, calibrated, fit_temperature, weigh_branch
+from edge_cl.assessment import (
+    FEWEST_PROBES,
+    SHRINKAGES,
+    TEMPERATURES,
+    Assessment,
+    assess,
+    calibrated,
+    fit_temperature,
+    weigh_branch,
+    with_best_shrinkage,
+)
 from edge_cl.config import LearnConfig
 from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, softmax
 from edge_cl.model import KnownClass, Model, Probes
@@ -60,7 +70,9 @@ def model(train: tuple[Array, Indices], held: tuple[Array, Indices], scores: Arr
     )
 
 
-def distances_without(train: tuple[Array, Indices], held: tuple[Array, Indices], probe: int) -> np.ndarray:
+def distances_without(
+    train: tuple[Array, Indices], held: tuple[Array, Indices], probe: int, shrinkage: float = 0.2
+) -> np.ndarray:
     """Return a probe's squared distances to the means of all classes made without it, in double precision."""
     everything = np.concatenate([train[0], held[0]]).astype(np.float64)
     labels = np.concatenate([train[1], held[1]])
@@ -75,7 +87,8 @@ def distances_without(train: tuple[Array, Indices], held: tuple[Array, Indices],
         if (train[1] == c).any():
             deviations[train[1] == c] -= deviations[train[1] == c].mean(0)
     covariance = deviations.T @ deviations / len(train[0])
-    shrunk = 0.8 * covariance + (0.2 * np.trace(covariance) / WIDTH + prior) * np.eye(WIDTH)
+    isotropic = shrinkage * np.trace(covariance) / WIDTH + prior
+    shrunk = (1 - shrinkage) * covariance + isotropic * np.eye(WIDTH)
     offsets = held[0][probe] - means
     result: np.ndarray = np.einsum("cf,fg,cg->c", offsets, np.linalg.inv(shrunk), offsets)
     return result
@@ -203,3 +216,39 @@ def test_branch_without_hold_out_or_choice_has_no_share() -> None:
     found, branch_1 = with_scores(right=True)
     assert weigh_branch(replace(found, probes={0: found.probes[0]}), branch_1, 1, 0.5) == 0
     assert weigh_branch(found, branch_1.without({9}), 1, 0.5) == 0
+
+
+def surprise_without(train: tuple[Array, Indices], held: tuple[Array, Indices], shrinkage: float) -> float:
+    """Return the least mean negative log-likelihood over temperatures, each picture left out, in double precision."""
+    scores = -0.5 * np.stack([distances_without(train, held, i, shrinkage) for i in range(len(held[0]))])
+    losses = []
+    for temperature in TEMPERATURES:
+        logits = scores / temperature
+        logits -= logits.max(1, keepdims=True)
+        likelihood = logits[np.arange(len(logits)), held[1]] - np.log(np.exp(logits).sum(1))
+        losses.append(-likelihood.mean())
+    return float(min(losses))
+
+
+@pytest.mark.parametrize(
+    ("each", "stretch", "least", "most"),
+    [(40, (8, 4, 2, 1, 0.5, 0.25), 0.03, 0.1), (2, (1, 1, 1, 1, 1, 1), 0.2, 0.7)],
+    ids=["many elongated pictures: little", "few round ones: much"],
+)
+def test_shrinkage_under_which_the_left_out_are_most_probable(
+    each: int, stretch: tuple[float, ...], least: float, most: float
+) -> None:
+    train, held = ((half(x * np.asarray(stretch)), y) for x, y in (pictures(each), pictures(12, seed=1)))
+    chosen = with_best_shrinkage(model(train, held)).config.shrinkage
+    losses = {shrinkage: surprise_without(train, held, shrinkage) for shrinkage in (0.2, *SHRINKAGES)}
+    assert losses[chosen] == pytest.approx(min(losses.values()), abs=2e-3)
+    assert least <= chosen <= most
+
+
+def test_few_probes_and_equals_leave_the_shrinkage() -> None:
+    train = pictures(10)
+    few = model(train, pictures(FEWEST_PROBES // 4 - 1, seed=1))
+    assert with_best_shrinkage(few) is few
+    apart = (half(train[0] + 100 * np.eye(4, WIDTH)[train[1]]), train[1])
+    sure = model(apart, apart)  # every shrinkage is certain of every picture
+    assert with_best_shrinkage(sure).config.shrinkage == 0.2
