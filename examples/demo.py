@@ -31,10 +31,15 @@ GREEN, RED, AMBER = "#2e9e44", "#d03a2f", "#e0a000"
 console = Console(highlight=False)
 
 
+def say(text: str, style: str = "") -> None:
+    """Print a line, unbroken, so that paths and commands can be copied."""
+    console.print(text, style=style, soft_wrap=True)
+
+
 def edge_cl(*arguments: str | Path) -> Any:
     """Run one command and return its JSON."""
     command = [str(Path(sys.executable).parent / "edge-cl"), *map(str, arguments), "--json"]
-    console.print("$ edge-cl " + " ".join(map(str, arguments)), style="dim")
+    say("$ edge-cl " + " ".join(map(str, arguments)), style="dim")
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         sys.exit(done.returncode)
@@ -128,14 +133,14 @@ def main() -> None:
     contact_sheet(sections, sheet)
     console.print(table)
     refused = sum(answer["unknown"] for answer in strangers)
-    console.print(f"Forgot {gone!r}: {without} classes, {refused} of its {len(strangers)} pictures called unknown.")
-    console.print(f"Rolled back: {again} classes.")
-    console.print(f"Accuracy over all {len(names)} classes: {accuracy:.1%}, in {time.monotonic() - start:.0f} s.")
-    console.print(f"What it recognised: {sheet} (green right, red wrong, amber unknown)")
-    console.print(f"Store: {store}    Report: edge-cl log --report --store {store}")
-    console.print("Next, with your own pictures, one sub-folder a class:")
-    console.print("    .venv/bin/edge-cl learn --new-classes MY_PICTURES/ --store my_store", style="bold")
-    console.print("    .venv/bin/edge-cl predict SOME_PICTURE.jpg --store my_store", style="bold")
+    say(f"Forgot {gone!r}: {without} classes, {refused} of its {len(strangers)} pictures called unknown.")
+    say(f"Rolled back: {again} classes.")
+    say(f"Accuracy over all {len(names)} classes: {accuracy:.1%}, in {time.monotonic() - start:.0f} s.")
+    say(f"What it recognised: {sheet} (green right, red wrong, amber unknown)")
+    say(f"Store: {store}    Report: edge-cl log --report --store {store}")
+    say("Next, with your own pictures, one sub-folder a class:")
+    say("    .venv/bin/edge-cl learn --new-classes MY_PICTURES/ --store my_store", style="bold")
+    say("    .venv/bin/edge-cl predict SOME_PICTURE.jpg --store my_store", style="bold")
 
 
 if __name__ == "__main__":
