@@ -74,7 +74,8 @@ def with_best_shrinkage(model: Model) -> Model:
         return replace(model, config=replace(model.config, shrinkage=shrinkage))
 
     def loss(shrinkage: float) -> float:
-        scored = _score(trial(shrinkage), trial(shrinkage).head())
+        tried = trial(shrinkage)
+        scored = _score(tried, tried.head())
         temperature = fit_temperature(scored.scores, scored.targets)
         return round(_surprise(scored.scores, scored.targets, temperature) / len(scored.targets), 3)
 

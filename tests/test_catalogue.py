@@ -40,7 +40,7 @@ def test_the_others_are_timm_s(choice: Choice) -> None:
 
 
 @pytest.mark.parametrize("choice", [c for c in choices()[1:] if c.parameters_m < 50], ids=by_name)
-def test_the_others_make_a_backbone(choice: Choice, tmp_path: object) -> None:
+def test_the_others_make_a_backbone(choice: Choice) -> None:
     vit = timm.create_model(choice.name, img_size=56 if "14" in choice.name else 64, num_classes=0)
     size = int(vit.patch_embed.img_size[0])
     spec = find_backbone(choice.name, BACKBONES_DIR / f"{SHIPPED}.safetensors", size).spec
@@ -49,7 +49,7 @@ def test_the_others_make_a_backbone(choice: Choice, tmp_path: object) -> None:
 
 
 @pytest.mark.parametrize("verb", [["init"], ["learn", "--new-classes", "nowhere"]], ids=["init", "learn"])
-def test_list_shows_every_choice_whole(verb: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_shows_every_choice_whole(verb: list[str]) -> None:
     value = edge_cl(*verb, "--backbone", "list", "--json").json
     assert [row["name"] for row in value["backbones"]] == [choice.name for choice in choices()]
     assert all(row["cpu_ms"] > 0 for row in value["backbones"])
