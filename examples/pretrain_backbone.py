@@ -37,7 +37,7 @@ from evaluate_backbone import (
     training_free_accuracy,
 )
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 
@@ -61,6 +61,7 @@ class Recipe:
         mosaic_share: share of the views of small pictures that are four views tiled, where one would be a blurred
             enlargement: the fine detail of a sharp picture has to come from somewhere.
         optimizer: "muon" (AdamW for what is no matrix of a block) or "adamw".
+        parent: SHA-256 of the weights of an earlier run that the student starts from; empty for random weights.
     """
 
     model: str = "vit_tiny_patch16_224"
@@ -81,6 +82,7 @@ class Recipe:
     native_share: float = 0.4
     mosaic_share: float = 0.25
     optimizer: str = "muon"
+    parent: str = ""
     seed: int = 1993
 
     def digest(self) -> str:
@@ -174,12 +176,21 @@ class Pool:
 class Trainer:
     """Student, teacher, pictures and optimisers of one run; the state is saved and restored exactly."""
 
-    def __init__(self, recipe: Recipe, teacher: Path, pictures: list[Pictures], device: torch.device) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        teacher: Path,
+        pictures: list[Pictures],
+        device: torch.device,
+        parent: Path | None = None,
+    ) -> None:
         self.recipe, self.pictures, self.device = recipe, pictures, device
         shape = {**recipe.teacher_kwargs, "dynamic_img_size": True}
         self.teacher = load_vit(recipe.teacher, shape, teacher, head=True).to(device)
         torch.manual_seed(recipe.seed)
         student = create_vit(recipe.model, {**recipe.kwargs, "dynamic_img_size": True})
+        if parent:
+            student.load_state_dict(load_file(parent))
         self.student = student.to(device)
         if student.embed_dim != self.teacher.embed_dim:
             raise ValueError(
@@ -415,6 +426,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of NAME/train/CLASS/*.jpg")
     parser.add_argument("--teacher", type=Path, required=True, help="the teacher's weights, safetensors")
     parser.add_argument("--out", type=Path, required=True, help="where to write the weights, safetensors")
+    parser.add_argument("--parent", type=Path, help="weights of an earlier run to start from, instead of random ones")
     parser.add_argument("--hours", type=float, help="training time; the schedule follows it")
     parser.add_argument("--steps", type=int, help="optimiser steps, instead of --hours")
     parser.add_argument("--recipe", type=json.loads, default={}, help="JSON of settings that differ")
@@ -425,9 +437,13 @@ def main() -> None:
         parser.error("give one of --hours H and --steps N")
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.parent and args.parent.resolve() == args.out.resolve():
+        parser.error("--parent and --out are the same file; the run would lose what it started from")
     device, recipe = torch.device(args.device), replace(Recipe(), **args.recipe)
+    if args.parent:
+        recipe = replace(recipe, parent=hashlib.sha256(args.parent.read_bytes()).hexdigest())
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(recipe, args.teacher, load_pictures(args.data, device), device)
+    trainer = Trainer(recipe, args.teacher, load_pictures(args.data, device), device, args.parent)
     run(trainer, args.out, args.hours, args.steps)
     vit, sidecar = load_vit(recipe.model, recipe.kwargs, args.out), args.out.with_suffix(".json")
     judged = [root for root in sorted(args.data.iterdir()) if (root / "test").is_dir()]

@@ -19,13 +19,17 @@ from pathlib import Path
 SPLITS = ("train", "test")
 
 
-def arguments(names: list[str]) -> argparse.Namespace:
-    """Read the command line."""
+def arguments(names: list[str], unlabelled: list[str]) -> argparse.Namespace:
+    """Read the command line; `names` are rendered if nothing else is asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "tabletop", help="folder to write to")
-    parser.add_argument("--classes", nargs="+", default=names, choices=names, metavar="CLASS", help=", ".join(names))
+    choices = names + unlabelled
+    parser.add_argument(
+        "--classes", nargs="+", default=names, choices=choices, metavar="CLASS", help=", ".join(choices)
+    )
     parser.add_argument("--train", type=int, default=40, help="training pictures a class")
     parser.add_argument("--test", type=int, default=15, help="test pictures a class")
+    parser.add_argument("--first", type=int, default=0, help="number of the first picture, to share work or add more")
     parser.add_argument("--size", type=int, nargs=2, default=(128, 128), metavar=("WIDTH", "HEIGHT"), help="pixels")
     parser.add_argument("--samples", type=int, default=14, help="light paths a pixel, before denoising")
     parser.add_argument("--quality", type=int, default=80, help="JPEG quality")
@@ -55,8 +59,9 @@ def main() -> None:
         from tabletop.scene import catalogue, picture
     except ImportError as error:
         sys.exit(f"{error}: rendering needs Blender as a module; with Python 3.11 run: pip install '.[render]'")
-    args = arguments(list(catalogue.KINDS))
-    todo = [(split, name, index) for name in args.classes for split in SPLITS for index in range(getattr(args, split))]
+    args = arguments(list(catalogue.KINDS), list(catalogue.THINGS))
+    numbers = {split: range(args.first, args.first + getattr(args, split)) for split in SPLITS}
+    todo = [(split, name, index) for name in args.classes for split in SPLITS for index in numbers[split]]
     start, made = time.monotonic(), 0
     for split, name, index in todo:
         path = args.out / split / name / f"{index:03d}.jpg"

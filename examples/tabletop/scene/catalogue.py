@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from mathutils import Matrix
 
-from . import balls, food, packed, paperware, plants, tools, vessels
+from . import balls, food, packed, paperware, plants, things, tools, vessels
 from .meshes import Part
 
 
@@ -51,6 +51,9 @@ KINDS: dict[str, Kind] = {
     "scissors": Kind(tools.scissors, tilt_deg=FLAT, fill=SLIM),
     "spoon": Kind(tools.spoon, tilt_deg=FLAT, fill=SLIM),
     "teapot": Kind(vessels.teapot, tilt_deg=(10.0, 48.0)),
+}
+THINGS: dict[str, Kind] = {
+    "thing": Kind(things.thing, lying=0.3, inverted=0.1, tilt_deg=(10.0, 82.0), fill=(0.55, 0.95))
 }
 
 

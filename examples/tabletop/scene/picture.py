@@ -11,7 +11,7 @@ from mathutils import Matrix
 from PIL import Image
 
 from . import camera, room
-from .catalogue import KINDS, stance
+from .catalogue import KINDS, THINGS, stance
 from .clutter import strew
 from .meshes import resting_pose, vertices_of
 
@@ -32,13 +32,13 @@ def take(
 
     Args:
         rng: The only source of chance.
-        name: A key of `catalogue.KINDS`.
+        name: A key of `catalogue.KINDS` or `catalogue.THINGS`.
         size: Width and height in pixels.
         samples: Light paths a pixel.
         threads: CPU threads to render with.
     """
     bpy.ops.wm.read_factory_settings(use_empty=True)
-    kind = KINDS[name]
+    kind = (KINDS | THINGS)[name]
     parts = kind.draw(rng)
     spin = Matrix.Rotation(rng.uniform(0, 2 * math.pi), 4, "Z")
     pose = spin @ resting_pose(parts, stance(rng, kind))
