@@ -1,8 +1,8 @@
 """The two schedules that train CL-LoRA's adapters for one task.
 
 `joint` is the published one: every block runs forward and backward on fresh views in every epoch. `two-stage` trains
-the prefix only when the shared adapter is due, computes prefix tokens once per view, and trains the task adapter on
-those tokens.
+the prefix only when the shared adapter is due, and leaves the task adapter to be trained on prefix tokens that are
+computed once.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
+from edge_cl.decoded import Source
+from edge_cl.encoding import Progress
 from edge_cl.features import Encoder
 from edge_cl.lora import Adapter
 from edge_cl.losses import CosineClassifier, orthogonality_loss
-from edge_cl.training import Backward, Optimisation, exit_backward, train_stage
-
-Progress = Callable[[str, int, int], None]
-"""Told (stage, steps done, steps in all)."""
+from edge_cl.statistics import Indices
+from edge_cl.tokens import Tokens
+from edge_cl.training import Backward, Optimisation, exit_backward, reduces_precision, train_stage
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Job:
 
     Attributes:
         encoder: frozen backbone; its shared adapter is the one to go on from, or None before the first.
-        images: the task's training pictures, RGB.
+        source: the task's training pictures.
         labels: local class of each, (n,).
         classes: number of classes.
         earlier: adapters of earlier tasks.
@@ -48,7 +48,7 @@ class Job:
     """
 
     encoder: Encoder
-    images: Sequence[Image.Image]
+    source: Source
     labels: np.ndarray
     classes: int
     earlier: Sequence[Adapter]
@@ -64,23 +64,45 @@ class Job:
     def optimisation(self) -> Optimisation:
         """Settings of the SGD loop."""
         c = self.config
-        return Optimisation(c.epochs, c.learning_rate, c.batch_size, c.weight_decay)
+        return Optimisation(c.epochs, c.learning_rate, c.batch_size, c.micro_batch, c.weight_decay)
 
     def views(self, indices: np.ndarray, number: int) -> Tensor:
-        """Return view `number` of some pictures as network input, (B, 3, S, S).
+        """Return fresh view `number` of some pictures as network input, (B, 3, S, S).
 
         A view depends on seed, picture and number alone, never on what was drawn before it.
         """
-        spec = self.encoder.preprocess
+        spec, copies = self.source.spec, self.source.decoded.copies
         pixels = [
             spec.view(
-                self.images[i],
+                copies[i],
                 np.random.default_rng((self.seed, int(i), number)),
-                scale=(self.config.view_scale, 1.0),
+                scale=(self.config.fresh_view_scale, 1.0),
             )
             for i in indices
         ]
         return self.encoder.input(np.stack(pixels))
+
+    def kept(self, indices: np.ndarray, number: int) -> Indices | None:
+        """Return which tokens of some pictures a step sees, (B, K): all but a random share of the patches.
+
+        They depend on seed, picture and number alone. None stands for all; the published schedule drops none.
+        """
+        fixed, tokens = self.encoder.backbone.fixed_tokens, self.encoder.backbone.tokens
+        rate = 0.0 if self.config.schedule == "joint" else self.config.patch_drop_rate
+        count = max(1, round((tokens - fixed) * (1 - rate)))
+        if count == tokens - fixed:
+            return None
+        orders = [np.random.default_rng((self.seed, int(i), number, 1)).permutation(tokens - fixed) for i in indices]
+        patches = fixed + np.sort(np.stack(orders)[:, :count], 1)
+        return np.concatenate((np.tile(np.arange(fixed), (len(patches), 1)), patches), 1)
+
+    def embedded(self, indices: np.ndarray, number: int) -> Tensor:
+        """Return the tokens of fresh view `number` that a step sees, before the first block, (B, K, D)."""
+        tokens, kept = self.encoder.backbone.embed(self.views(indices, number)), self.kept(indices, number)
+        if kept is None:
+            return tokens
+        rows = torch.arange(len(kept), device=tokens.device)[:, None]
+        return tokens[rows, torch.from_numpy(kept).to(tokens.device)]
 
     def targets(self, indices: np.ndarray) -> Tensor:
         """Return local labels of some pictures, (B,)."""
@@ -88,26 +110,33 @@ class Job:
 
     def train(self, stage: str, modules: Sequence[nn.Module], backward: Backward) -> int:
         """Train some modules in place, as a timed, resumable stage with progress; return the epochs begun."""
-        with self.stage(stage):
+        config, reduced = self.config, reduces_precision(self.config, self.encoder.device)
+        with self.stage(stage), self.encoder.backbone.training_mode(recompute=config.recompute, reduced=reduced):
             return train_stage(
                 stage,
                 modules,
                 backward,
-                len(self.images),
+                len(self.labels),
                 self.optimisation,
                 self.seed,
                 checkpoint=self.checkpoint,
-                on_epoch=lambda epoch, loss: self.progress(stage, epoch, self.config.epochs),
+                on_epoch=lambda epoch, loss: self.progress(stage, epoch, config.epochs),
                 deadline=self.deadline,
             )
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """The adapters after a task's training, and the epochs that the task adapter got."""
+    """What a schedule trained.
+
+    Attributes:
+        shared: the shared adapter, new or as it was.
+        task: the task adapter; None where it is still to be trained, on prefix tokens under `shared`.
+        epochs: that the task adapter got.
+    """
 
     shared: Adapter
-    task: Adapter
+    task: Adapter | None
     epochs: int
 
 
@@ -144,22 +173,22 @@ def joint(job: Job) -> Adapted:
     """Train shared adapter, task adapter and classifier together on fresh views (the published schedule)."""
     shared, task, classifier = new_adapters(job)
     backbone, teacher = job.encoder.backbone, job.encoder.shared
+    prefix, suffix = range(backbone.split), range(backbone.split, backbone.depth)
     if teacher is not None and not job.update_shared:
         shared, teacher = teacher.requires_grad_(False), None
     settings = job.optimisation
 
-    def backward(batch: np.ndarray, epoch: int) -> Tensor:
-        pixels, targets = job.views(batch, epoch), job.targets(batch)
-        tokens = backbone.prefix(pixels, shared)
+    def backward(batch: np.ndarray, epoch: int, weight: float) -> Tensor:
+        embedded = job.embedded(batch, epoch)
+        tokens = backbone.run_blocks(embedded, prefix, shared)
         distilled: Tensor | float = 0.0
         if teacher is not None:
             logits = classifier(backbone.classify_token(tokens))
             with torch.no_grad():
-                teacher_logits = classifier(backbone.classify_token(backbone.prefix(pixels, teacher)))
-            distilled = exit_backward(shared, teacher, logits, teacher_logits, settings)
-        features = backbone.classify_token(backbone.suffix(tokens, task))
-        loss = F.cross_entropy(classifier(features), targets)
-        loss = loss + settings.orthogonality * orthogonality_loss(task, job.earlier)
+                teacher_logits = classifier(backbone.exit(embedded, prefix, teacher))
+            distilled = exit_backward(shared, teacher, logits, teacher_logits, weight * settings.distillation)
+        loss = F.cross_entropy(classifier(backbone.exit(tokens, suffix, task)), job.targets(batch))
+        loss = weight * (loss + settings.orthogonality * orthogonality_loss(task, job.earlier))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach() + distilled
 
@@ -169,13 +198,10 @@ def joint(job: Job) -> Adapted:
 
 @schedule("two-stage")
 def two_stage(job: Job) -> Adapted:
-    """Train the shared adapter where it is due, then the task adapter on prefix tokens computed once per view."""
+    """Train the shared adapter where it is due, and leave the task adapter to `train_task_adapter`."""
     if job.encoder.shared is None:
         return joint(job)  # the first task shapes prefix and base branch together
-    shared = distil_shared(job) if job.update_shared else job.encoder.shared
-    tokens = [prefix_tokens(job, shared, view) for view in range(job.config.views)]
-    task, epochs = train_task_adapter(job, tokens)
-    return Adapted(shared, task, epochs)
+    return Adapted(distil_shared(job) if job.update_shared else job.encoder.shared, None, 0)
 
 
 def distil_shared(job: Job) -> Adapter:
@@ -183,15 +209,15 @@ def distil_shared(job: Job) -> Adapter:
     shared, _, classifier = new_adapters(job)
     backbone, teacher = job.encoder.backbone, job.encoder.shared
     assert teacher is not None
-    settings = job.optimisation
+    settings, prefix = job.optimisation, range(backbone.split)
 
-    def backward(batch: np.ndarray, epoch: int) -> Tensor:
-        pixels = job.views(batch, epoch)
-        logits = classifier(backbone.classify_token(backbone.prefix(pixels, shared)))
+    def backward(batch: np.ndarray, epoch: int, weight: float) -> Tensor:
+        embedded = job.embedded(batch, epoch)
+        logits = classifier(backbone.exit(embedded, prefix, shared))
         with torch.no_grad():
-            teacher_logits = classifier(backbone.classify_token(backbone.prefix(pixels, teacher)))
-        distilled = exit_backward(shared, teacher, logits, teacher_logits, settings)
-        loss = F.cross_entropy(logits, job.targets(batch))
+            teacher_logits = classifier(backbone.exit(embedded, prefix, teacher))
+        distilled = exit_backward(shared, teacher, logits, teacher_logits, weight * settings.distillation)
+        loss = weight * F.cross_entropy(logits, job.targets(batch))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach() + distilled
 
@@ -199,34 +225,22 @@ def distil_shared(job: Job) -> Adapter:
     return shared.requires_grad_(False)
 
 
-def prefix_tokens(job: Job, shared: Adapter, view: int) -> Tensor:
-    """Return the prefix tokens of one view of every picture, (n, N, D) in half precision."""
-    stage, checkpoint = f"prefix-{view}", job.checkpoint
-    if checkpoint is not None and stage in checkpoint:
-        return torch.from_numpy(checkpoint.load(stage)[0]["tokens"]).to(job.encoder.device)
-    with job.stage("prefix"), torch.no_grad():
-        batches = np.array_split(np.arange(len(job.images)), max(1, len(job.images) // 32))
-        tokens = torch.cat([job.encoder.backbone.prefix(job.views(b, view), shared).half() for b in batches])
-        if checkpoint is not None:
-            checkpoint.save(stage, {"tokens": tokens.cpu().numpy()})
-    job.progress("prefix", view + 1, job.config.views)
-    return tokens
-
-
-def train_task_adapter(job: Job, tokens: Sequence[Tensor]) -> tuple[Adapter, int]:
-    """Train a task adapter on cached prefix tokens: cross-entropy + orthogonality (eq. 11-13); return the epochs too.
+def train_task_adapter(job: Job, tokens: Sequence[Tokens]) -> tuple[Adapter, int]:
+    """Train a task adapter on prefix tokens: cross-entropy + orthogonality (eq. 11-13); return the epochs too.
 
     Args:
         job: the task.
-        tokens: for each view the tokens of every picture, (n, N, D); epoch e uses view e mod V.
+        tokens: of every picture, one entry a view; epoch e uses view e mod V.
     """
     _, task, classifier = new_adapters(job)
     backbone, settings = job.encoder.backbone, job.optimisation
+    suffix, device = range(backbone.split, backbone.depth), job.encoder.device
+    views = tokens if device.type == "cpu" else [view.resident(device) for view in tokens]
 
-    def backward(batch: np.ndarray, epoch: int) -> Tensor:
-        features = backbone.classify_token(backbone.suffix(tokens[epoch % len(tokens)][batch].float(), task))
-        loss = F.cross_entropy(classifier(features), job.targets(batch))
-        loss = loss + settings.orthogonality * orthogonality_loss(task, job.earlier)
+    def backward(batch: np.ndarray, epoch: int, weight: float) -> Tensor:
+        seen = views[epoch % len(views)].rows(batch, job.kept(batch, epoch))
+        loss = F.cross_entropy(classifier(backbone.exit(seen, suffix, task)), job.targets(batch))
+        loss = weight * (loss + settings.orthogonality * orthogonality_loss(task, job.earlier))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

@@ -2,7 +2,7 @@
 
 All costs are counted in forward passes of the whole backbone over one picture, whose seconds are measured on the
 learn's own pictures first. A prediction that is off is mended on the way: training stops when the time that the
-statistics need is reached, and fewer views go into the statistics when training took longer.
+rest needs is reached, and fewer views are encoded when what came before took longer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from edge_cl.config import LearnConfig
 
-TRAINING = 2.2  # a forward and backward pass through adapted blocks, in forward passes
+TRAINING = 2.2  # a forward and backward pass through adapted blocks, in forward passes, ...
+REDUCED_TRAINING = 1.4  # ... and in reduced precision
 FINISH_S = 2.5  # measuring old and new model, report, plot and commit
 FEWEST_EPOCHS = 3  # below that, statistics alone are taken
 
@@ -29,6 +30,8 @@ class Work:
         adapts: whether adapters are trained.
         together: whether prefix and suffix train in one stage, on fresh views.
         distils: whether the shared adapter is trained with a teacher.
+        seen: share of the tokens that a training step sees.
+        training: forward passes that a forward and backward pass is worth.
     """
 
     train: int
@@ -37,21 +40,29 @@ class Work:
     adapts: bool
     together: bool
     distils: bool
+    seen: float = 1.0
+    training: float = TRAINING
 
-    def training_passes(self, epochs: int, views: int) -> float:
-        """Return the passes that training takes."""
+    def shared_passes(self, epochs: int) -> float:
+        """Return the passes that training through the prefix takes."""
         if not self.adapts:
             return 0.0
-        teacher = epochs * self.prefix if self.distils else 0.0
-        if self.together:
-            return self.train * (epochs * TRAINING + teacher)
-        shared = epochs * self.prefix * TRAINING + teacher if self.distils else 0.0
-        return self.train * (shared + views * self.prefix + epochs * (1 - self.prefix) * TRAINING)
+        teacher = self.prefix if self.distils else 0.0
+        trained = 1.0 if self.together else self.prefix if self.distils else 0.0
+        return self.train * epochs * self.seen * (trained * self.training + teacher)
 
-    def statistics_passes(self, views: int) -> float:
-        """Return the passes that the statistics take, with so many augmented views of a picture."""
-        own_branch = 1 - self.prefix if self.adapts and not self.together else 0.0
-        return (self.train * (1 + views) + self.hold_out) * (1 + own_branch)
+    def task_passes(self, epochs: int) -> float:
+        """Return the passes that training on prefix tokens takes."""
+        alone = self.adapts and not self.together
+        return self.train * epochs * self.seen * (1 - self.prefix) * self.training if alone else 0.0
+
+    def base_passes(self, views: int) -> float:
+        """Return the passes of prefix and base branch over the pictures and so many random views of each."""
+        return float(self.train * (1 + views) + self.hold_out)
+
+    def own_passes(self, views: int) -> float:
+        """Return the passes of the task's own branch over the same."""
+        return self.base_passes(views) * (1 - self.prefix) if self.adapts and not self.together else 0.0
 
 
 @dataclass(frozen=True)
@@ -68,15 +79,18 @@ class TimeBudget:
     decode_s: float
     pass_s: float
 
-    def statistics_s(self, work: Work, views: int) -> float:
-        """Return the seconds from the end of training to the end of the learn."""
-        return work.statistics_passes(views) * self.pass_s + (work.train + work.hold_out) * self.decode_s + FINISH_S
-
     def learn_s(self, work: Work, config: LearnConfig) -> float:
         """Return the seconds of a whole learn under some settings."""
-        training = work.training_passes(config.epochs, config.views) * self.pass_s
-        reading = work.train * self.decode_s if work.adapts else 0.0
-        return reading + training + self.statistics_s(work, config.statistics_views)
+        training = work.shared_passes(config.epochs) + work.task_passes(config.epochs)
+        return training * self.pass_s + self.encoding_s(work, config.views) + self.own_s(work, config.views)
+
+    def encoding_s(self, work: Work, views: int) -> float:
+        """Return the seconds of reading the pictures and of one pass over them and so many random views."""
+        return work.base_passes(views) * self.pass_s + (work.train + work.hold_out) * self.decode_s
+
+    def own_s(self, work: Work, views: int) -> float:
+        """Return the seconds from the end of the task adapter's training to the end of the learn."""
+        return work.own_passes(views) * self.pass_s + FINISH_S
 
     def fit(self, work: Work, config: LearnConfig) -> LearnConfig:
         """Return the settings with as many epochs as fit, else fewer views, else with statistics alone.
@@ -84,11 +98,11 @@ class TimeBudget:
         Where not even those fit, the cheapest settings of all are returned.
         """
         left = self.deadline - time.monotonic()
-        options = [replace(config, method="prototype", statistics_views=v) for v in _down(config.statistics_views, 0)]
+        options = [replace(config, method="prototype", views=v) for v in _down(config.views, 0)]
         if work.adapts:
             fewest = min(FEWEST_EPOCHS, config.epochs)
-            shorter = [replace(config, epochs=e, views=min(e, config.views)) for e in _down(config.epochs, fewest)]
-            fewer = [replace(shorter[-1], statistics_views=v) for v in _down(config.statistics_views, 0)]
+            shorter = [replace(config, epochs=e) for e in _down(config.epochs, fewest)]
+            fewer = [replace(shorter[-1], views=v) for v in _down(config.views, 0)]
             options = [*shorter, *fewer, *options]
         for option in options:
             taken = replace(work, adapts=work.adapts and option.method != "prototype")
@@ -97,13 +111,23 @@ class TimeBudget:
         return options[-1]
 
     def fit_views(self, work: Work, views: int) -> int:
-        """Return the most augmented views, at most `views`, whose statistics are done in time."""
-        left = self.deadline - time.monotonic()
-        return next((v for v in _down(views, 0) if self.statistics_s(work, v) <= left), 0)
+        """Return the most random views, at most `views`, that can be encoded in time after training."""
+        left = self.deadline - time.monotonic() - FINISH_S
+        return next((v for v in _down(views, 0) if self.encoding_s(work, v) <= left), 0)
 
-    def training_deadline(self, work: Work) -> float:
-        """Return when training has to end, so that statistics of the centred squares alone are done in time."""
-        return self.deadline - self.statistics_s(work, 0)
+    def fit_own_views(self, work: Work, views: int) -> int:
+        """Return the most random views, at most `views`, that the task's own branch can encode in time."""
+        left = self.deadline - time.monotonic()
+        return next((v for v in _down(views, 0) if self.own_s(work, v) <= left), 0)
+
+    def training_deadline(self, work: Work, *, encoded: bool) -> float:
+        """Return when training has to end, so that the least of what follows is done in time.
+
+        Args:
+            work: sizes.
+            encoded: whether the base branch has seen the pictures already.
+        """
+        return self.deadline - self.own_s(work, 0) - (0.0 if encoded else self.encoding_s(work, 0))
 
 
 def _down(most: int, least: int) -> Sequence[int]:

@@ -32,13 +32,16 @@ class Checkpoint:
         key: all that the job's result depends on: settings, hashes of the pictures, the parent version...
             Stages that were saved under another key are deleted.
 
+    Attributes:
+        directory: of this job alone; all that lies there goes when the job is done, or another one begins.
+
     Raises:
         StoreError: the stages of another job cannot be deleted.
     """
 
     def __init__(self, directory: Path, key: JsonObject) -> None:
         name = hashlib.sha256(canonical_json(key)).hexdigest()
-        self._directory = directory / name
+        self.directory = directory / name
         others = directory.iterdir() if directory.is_dir() else ()
         self._remove(*(other for other in others if _KEY.fullmatch(other.name) and other.name != name))
 
@@ -83,13 +86,13 @@ class Checkpoint:
         Raises:
             StoreError: they cannot be deleted.
         """
-        if self._directory.exists():
-            self._remove(self._directory)
+        if self.directory.exists():
+            self._remove(self.directory)
 
     def _path(self, stage: str) -> Path:
         if not _STAGE.fullmatch(stage):
             raise ValueError(f"{stage!r} cannot name a stage: use letters, digits, '_', '-' and '.'")
-        return self._directory / f"{stage}.safetensors"
+        return self.directory / f"{stage}.safetensors"
 
     def _read(self, stage: str) -> tuple[dict[str, np.ndarray], Json] | None:
         try:
@@ -110,7 +113,7 @@ class Checkpoint:
         except OSError as error:
             raise StoreError(
                 f"An old checkpoint could not be deleted: {error}.",
-                mend=f"Delete {self._directory.parent} yourself.",
+                mend=f"Delete {self.directory.parent} yourself.",
             ) from error
 
 

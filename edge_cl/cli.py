@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -39,6 +40,19 @@ def duration(text: str) -> float:
     if seconds <= 0:
         raise typer.BadParameter(f"{text!r} is no duration; write 30s, 5min or 1h.")
     return seconds
+
+
+def megabytes(text: str) -> float:
+    """Read an amount of memory, such as 800MB or 2GB, in units of 2^20 bytes.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mg])i?b?", text.strip().lower())
+    amount = float(match[1]) * {"m": 1, "g": 1024}[match[2]] if match else 0.0
+    if amount <= 0:
+        raise typer.BadParameter(f"{text!r} is no amount of memory; write 800MB or 2GB.")
+    return amount
 
 
 StoreOption = Annotated[
@@ -120,6 +134,10 @@ def learn(
         float | None,
         typer.Option("--time", metavar="TIME", parser=duration, help="Most it may take: 30s, 5min, 1h."),
     ] = None,
+    memory_budget: Annotated[
+        float | None,
+        typer.Option("--memory", metavar="SIZE", parser=megabytes, help="Most that the process may take: 800MB, 2GB."),
+    ] = None,
     update: Annotated[bool, typer.Option("--update", help="New pictures of known classes join.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table of classes; learn nothing.")] = False,
     backbone: BackboneOption = "",
@@ -143,6 +161,7 @@ def learn(
         shared_update=shared_update,
         max_forgetting=max_forgetting,
         time_s=time_budget,
+        memory_mb=memory_budget,
     )
     if Store.exists(store):
         learner = Learner.open(store, device=device)
@@ -200,7 +219,7 @@ def _show_report(report: Any, store: Path) -> None:
         ("old classes before → after", f"{percent(old['before'])} → {percent(old['after'])}"),
         ("forgetting", f"{report.forgetting * 100:.1f} points"),
         ("time", ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items())),
-        ("peak memory", f"{report.peak_memory_mb:.0f} MB"),
+        ("peak memory", f"{report.peak_memory_mb:.0f} MB, predicted {report.budget['predicted_mb']:.0f} MB"),
     ]
     answers.print(table((f"version {report.version}", ""), rows))
     for name, accuracy in weakest(report.class_accuracy, 3):
@@ -425,6 +444,53 @@ def doctor(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> N
     emit(as_json, {"findings": [vars(f) for f in findings], "ok": all(f.ok for f in findings)}, show)
     if not all(f.ok for f in findings):
         raise typer.Exit(1)
+
+
+benchmark = typer.Typer(no_args_is_help=True, help="Measure speed, memory and accuracy on a folder data set.")
+app.add_typer(benchmark, name="benchmark")
+
+
+@benchmark.command("learn")
+def benchmark_learn(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg")],
+    increment: Annotated[int, typer.Option("--increment", min=1, help="Classes a task.")] = 9,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of every adapter stage.")] = 8,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Of a stream; may be repeated.")] = None,
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where to write.")] = Path("benchmark_learn"),
+    backbone: BackboneOption = "",
+    weights: WeightsOption = None,
+    image_size: SizeOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare learning with the published schedule: seconds, memory and accuracy, side by side."""
+    from edge_cl import benchmark as bench
+
+    options = {"--backbone": backbone, "--weights": weights, "--image-size": image_size, "--device": device}
+    init = [str(part) for pair in options.items() if pair[1] for part in pair]
+    rows = []
+    for row in bench.learn_rows(data, [increment], seeds or [1993], epochs, init):
+        rows.append(row)
+        say(f"seed {row.seed} task {row.task + 1} {row.arm}: {row.learn_s:.1f} s, {row.peak_mb:.0f} MB")
+    summary, machine = bench.summarise(rows), bench.machine()
+    files = {"rows.csv": bench.to_csv(rows).encode(), "plot.png": bench.plot(rows)}
+    value = {"machine": machine, "data": str(data), "epochs": epochs, "arms": summary, "output": str(output)}
+    files["summary.json"] = json.dumps(value, indent=2).encode()
+    output.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (output / name).write_bytes(content)
+
+    def show() -> None:
+        cells = [
+            (arm, f"{v['learn_s']:.1f}", f"{v['speedup']:.2f}", f"{v['slowest_s']:.1f}", f"{v['peak_mb']:.0f}",
+             f"{v['above_idle_mb']:.0f}", f"{v['memory_ratio']:.2f}", f"{100 * v['accuracy']:.1f} %")
+            for arm, v in summary.items()
+        ]  # fmt: skip
+        columns = ("", "learning, s", "times faster", "slowest process, s", "peak MB", "above idle", "of joint", "last")
+        answers.print(table(columns, cells))
+        say(f"{machine}. Rows, summary and plot: {output}")
+
+    emit(as_json, value, show)
 
 
 def main() -> None:

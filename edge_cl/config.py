@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,20 +34,33 @@ class LearnConfig:
         r: rank of every adapter.
         learning_rate: of SGD at the start of each stage.
         batch_size: pictures a step.
+        micro_batch: most pictures that go through the backbone at once; fewer need less memory, the result is the
+            same within rounding.
+        recompute: whether training saves the blocks' inputs alone and runs each block again on the way back (gradient
+            checkpointing, Chen et al., 2016).
+        reduced_precision: whether training takes matrix products in bfloat16 where the device has instructions for it;
+            the published schedule does not.
         weight_decay: L2 penalty.
-        views: augmented views of a picture whose prefix tokens are cached.
-        view_scale: smallest area of a view, as a fraction of the picture.
+        views: augmented views of a picture, beside its centred square, that go through the prefix once: task adapters
+            are trained on their tokens and the statistics taken of their features.
+        view_scale: smallest area of such a view, as a fraction of the picture.
+        fresh_view_scale: the same for views that serve a single step, where the prefix itself is trained.
+        patch_drop_rate: share of the patches that a training step leaves out (PatchDropout, Liu et al., WACV 2023); the
+            published schedule leaves out none.
         adapt_pictures: fewest training pictures of a task that adapters are trained on (with two classes or more).
         readapt_factor: a task with so many times the classes that shaped the base branch shapes it anew.
-        statistics_views: augmented views of a picture that go into the statistics beside its centred square.
         shrinkage: isotropic share of the pooled covariance.
         choose_shrinkage: whether the hold-out pictures choose the shrinkage, where there are enough of them.
+        cache_mb: most that prefix tokens may take on disk during a learn, MB; fewer views are trained on to fit.
         covariance_rank: directions of the pooled covariance that are kept.
+        branch_views: of these views, how many a task's own branch is run on for its statistics.
         branch_weight: share of a task branch in the answer within its task.
         hold_out: fraction of the pictures that measure the result.
         probes: most hold-out pictures of a class whose features stay behind to measure forgetting.
         max_forgetting: points (hundredths) that old classes may lose before the learn is refused, or None.
         time_s: seconds that the learn may take; epochs and views are chosen to fit. None: as long as it takes.
+        memory_mb: memory that the process may take, 2^20 bytes; micro-batch, recomputation and views are chosen to
+            fit. None: as much as it takes.
     """
 
     method: Method = "cl-lora"
@@ -57,20 +71,27 @@ class LearnConfig:
     r: int = 10
     learning_rate: float = 0.05
     batch_size: int = 32
+    micro_batch: int = 32
+    recompute: bool = False
+    reduced_precision: bool = True
     weight_decay: float = 5e-4
-    views: int = 4
-    view_scale: float = 0.2
+    views: int = 3
+    view_scale: float = 0.4
+    fresh_view_scale: float = 0.2
+    patch_drop_rate: float = 0.5
     adapt_pictures: int = 40
     readapt_factor: float = 3.0
-    statistics_views: int = 3
     shrinkage: float = 0.5
     choose_shrinkage: bool = True
+    cache_mb: int = 2048
     covariance_rank: int = 512
+    branch_views: int = 1
     branch_weight: float = 0.5
     hold_out: float = 0.1
     probes: int = 5
     max_forgetting: float | None = None
     time_s: float | None = None
+    memory_mb: float | None = None
 
     def __post_init__(self) -> None:
         faults = []
@@ -81,27 +102,36 @@ class LearnConfig:
         ):
             if value not in known:
                 faults.append(f"Unknown {name} {value!r}. {did_you_mean(value, known)}")
-        for name in ("epochs", "r", "batch_size", "views", "covariance_rank"):
+        for name in ("epochs", "r", "batch_size", "micro_batch", "cache_mb", "covariance_rank"):
             if getattr(self, name) < 1:
                 faults.append(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("seed", "weight_decay", "probes", "adapt_pictures", "statistics_views"):
+        for name in ("seed", "weight_decay", "probes", "adapt_pictures", "views", "branch_views"):
             if not 0 <= getattr(self, name) < math.inf:
                 faults.append(f"{name} must not be negative, but is {getattr(self, name)}.")
-        for name in ("learning_rate", "view_scale", "readapt_factor"):
+        for name in ("learning_rate", "view_scale", "fresh_view_scale", "readapt_factor"):
             if not 0 < getattr(self, name) < math.inf:
                 faults.append(f"{name} must be positive, not {getattr(self, name)}.")
-        for name in ("shrinkage", "branch_weight", "view_scale"):
+        for name in ("shrinkage", "branch_weight", "view_scale", "fresh_view_scale"):
             if not 0 <= getattr(self, name) <= 1:
                 faults.append(f"{name} must lie between 0 and 1, not {getattr(self, name)}.")
-        if not 0 <= self.hold_out < 1:
-            faults.append(f"hold_out must be at least 0 and less than 1, not {self.hold_out}.")
+        for name in ("hold_out", "patch_drop_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                faults.append(f"{name} must be at least 0 and less than 1, not {getattr(self, name)}.")
         if self.max_forgetting is not None and not math.isfinite(self.max_forgetting):
             faults.append(f"max_forgetting must be a number of points, not {self.max_forgetting}.")
-        if self.time_s is not None and not 0 < self.time_s < math.inf:
-            faults.append(f"time_s must be positive, not {self.time_s}.")
+        for name in ("time_s", "memory_mb"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                faults.append(f"{name} must be positive, not {value}.")
         if faults:
             raise UsageError(*faults)
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> LearnConfig:
+        """Read what `to_json` wrote, now or in an earlier release: settings that are no more are passed over."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 from PIL import Image
 
 from edge_cl.pictures import Picture, open_picture
 from edge_cl.preprocess import Pixels, Preprocess
+from edge_cl.version import JsonObject
 
 WORKING_COPY = 1.5  # shorter side of the copies that views are cut from, in input sizes
 DECODE = 2  # a picture is decoded at no less than this many input sizes
@@ -39,3 +42,46 @@ def decode(pictures: Sequence[Picture], spec: Preprocess, *, copies: bool) -> De
                 image = image.resize((round(image.width * factor), round(image.height * factor)), reducing_gap=2.0)
             reduced.append(image)
     return Decoded(pixels, reduced)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pictures of a learn, decoded when they are first looked at, and their views.
+
+    View 0 is the centred square; the others are random, and the same whatever pictures a picture comes with.
+
+    Attributes:
+        pictures: files.
+        spec: how they become pixels.
+        seed: of the random views.
+        scale: smallest and largest area of a random view, as fractions of the picture.
+        copies: whether there are random views.
+    """
+
+    pictures: Sequence[Picture]
+    spec: Preprocess
+    seed: int
+    scale: tuple[float, float]
+    copies: bool
+
+    @cached_property
+    def decoded(self) -> Decoded:
+        """The pictures in memory."""
+        return decode(self.pictures, self.spec, copies=self.copies)
+
+    def release(self) -> None:
+        """Let go of the decoded pictures; they are decoded again if they are looked at again."""
+        self.__dict__.pop("decoded", None)
+
+    def view(self, number: int) -> Sequence[Pixels]:
+        """Return a view of every picture, (S, S, 3) each."""
+        if number == 0:
+            return self.decoded.pixels
+        seeds = [(self.seed, int(p.sha256[:15], 16), number - 1) for p in self.pictures]
+        pairs = zip(self.decoded.copies, seeds, strict=True)
+        return [self.spec.view(image, np.random.default_rng(seed), scale=self.scale) for image, seed in pairs]
+
+    def key(self, number: int) -> JsonObject:
+        """Return all that decides the pixels of a view."""
+        drawn = [self.seed, *self.scale, number] if number else []
+        return {"spec": self.spec.to_json(), "drawn": drawn, "pictures": [p.sha256 for p in self.pictures]}

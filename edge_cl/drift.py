@@ -59,6 +59,6 @@ class DriftMap:
         """Map means and pooled scatter; the scatter's isotropic rest stays as it is."""
         old = statistics.scatter
         rows = self.directions(np.sqrt(old.energy)[:, None] * old.basis)
-        moved = Scatter.empty(rows.shape[1]).add(rows, count=old.count, rank=rank)
+        moved = Scatter.empty(rows.shape[1]).add([rows], count=old.count, rank=rank)
         scatter = Scatter(moved.basis, moved.energy, moved.rest + old.rest, old.count)
         return Statistics(self.points(statistics.means), statistics.counts, scatter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,9 @@ from edge_cl.backbone import Backbone
 from edge_cl.lora import Adapter
 from edge_cl.preprocess import Pixels, Preprocess
 from edge_cl.statistics import Array
+from edge_cl.version import canonical_json
 
-BATCH_SIZE = 32
+BATCH_SIZE = 16
 CPU = torch.device("cpu")
 
 
@@ -25,20 +27,18 @@ class Encoding:
 
     Attributes:
         tokens: prefix tokens, (B, N, D).
-        prefix: summaries of the prefix blocks, (B, L, S, D).
         features: summaries of all blocks, each of unit length, laid out flat: (B, F).
         last: the class token (or patch mean) of the last block after the final norm, (B, D).
     """
 
     tokens: Tensor
-    prefix: Tensor
     features: Array
     last: Array
 
     def select(self, rows: Sequence[int]) -> Encoding:
         """Return the encoding of some of the pictures."""
         i = list(rows)
-        return Encoding(self.tokens[i], self.prefix[i], self.features[i], self.last[i])
+        return Encoding(self.tokens[i], self.features[i], self.last[i])
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Encoder:
         shared: adapter of the prefix, or None.
         base: adapter of the base branch, or None for the bare suffix.
         device: where it runs.
+        batch_size: most pictures that it encodes at once.
     """
 
     backbone: Backbone
@@ -58,11 +59,17 @@ class Encoder:
     shared: Adapter | None = None
     base: Adapter | None = None
     device: torch.device = CPU
+    batch_size: int = BATCH_SIZE
 
     @property
     def width(self) -> int:
         """Number of features, F."""
         return self.backbone.depth * self.backbone.summaries_per_block * self.backbone.width
+
+    @property
+    def prefix_width(self) -> int:
+        """Number of features that come from the prefix; they are the first."""
+        return self.backbone.split * self.backbone.summaries_per_block * self.backbone.width
 
     def input(self, pixels: Pixels) -> Tensor:
         """Turn (B, S, S, 3) uint8 into network input (B, 3, S, S)."""
@@ -73,19 +80,41 @@ class Encoder:
         """Run prefix and base branch on (B, S, S, 3) uint8."""
         summaries: list[Tensor] = []
         tokens = self.backbone.prefix(self.input(pixels), self.shared, summaries)
-        return self.branch(tokens, torch.stack(summaries, 1), self.base)
+        return self.branch(tokens, _features(summaries), self.base)
 
     @torch.no_grad()
-    def branch(self, tokens: Tensor, prefix: Tensor, adapter: Adapter | None) -> Encoding:
-        """Run one branch on prefix tokens (B, N, D) and the prefix summaries (B, L, S, D)."""
+    def branch(self, tokens: Tensor, features: Array, adapter: Adapter | None) -> Encoding:
+        """Run one branch on prefix tokens.
+
+        Args:
+            tokens: (B, N, D).
+            features: of the same pictures in any branch, or of the prefix alone, (B, F or `prefix_width`).
+            adapter: the branch's.
+        """
         summaries: list[Tensor] = []
         after = self.backbone.suffix(tokens, adapter, summaries)
-        every = torch.cat((prefix, torch.stack(summaries, 1)), 1)
-        features = F.normalize(every, dim=-1).flatten(1).float().cpu().numpy()
-        last = self.backbone.classify_token(after).float().cpu().numpy()
-        return Encoding(tokens, prefix, features, last)
+        every = np.concatenate((features[:, : self.prefix_width], _features(summaries)), 1)
+        return Encoding(tokens, every, self.backbone.classify_token(after).float().cpu().numpy())
+
+    def prefix_digest(self) -> str:
+        """Return the SHA-256 of all that decides the prefix tokens of a picture: weights, adapter, preprocessing."""
+        backbone, digest = self.backbone, hashlib.sha256()
+        later = tuple(f"blocks.{i}." for i in range(backbone.split, backbone.depth))
+        heads = [block.attn.num_heads for block in backbone.blocks]
+        digest.update(canonical_json([self.preprocess.to_json(), str(self.device), heads, repr(backbone.vit)]))
+        for name, value in sorted(backbone.vit.state_dict().items()):
+            if not name.startswith((*later, "norm.", "fc_norm.")):
+                digest.update(name.encode() + value.cpu().numpy().tobytes())
+        for name, value in sorted((self.shared.to_numpy() if self.shared else {}).items()):
+            digest.update(name.encode() + value.tobytes())
+        return digest.hexdigest()
 
     def batches(self, pixels: Sequence[Pixels]) -> Iterator[Encoding]:
         """Encode pictures (S, S, 3), a batch at a time."""
-        for start in range(0, len(pixels), BATCH_SIZE):
-            yield self.encode(np.stack(pixels[start : start + BATCH_SIZE]))
+        for start in range(0, len(pixels), self.batch_size):
+            yield self.encode(np.stack(pixels[start : start + self.batch_size]))
+
+
+def _features(summaries: Sequence[Tensor]) -> Array:
+    """Scale summaries (B, S, D) of some blocks to unit length and lay them out flat: (B, F)."""
+    return F.normalize(torch.stack(list(summaries), 1), dim=-1).flatten(1).float().cpu().numpy()

@@ -15,7 +15,7 @@ from edge_cl.store import Store
 from edge_cl.version import JsonObject, Version, hash_file
 
 if TYPE_CHECKING:
-    from edge_cl.adaptation import Progress
+    from edge_cl.encoding import Progress
     from edge_cl.features import Encoder
     from edge_cl.intake import Intake
     from edge_cl.model import Model
@@ -238,6 +238,7 @@ class Learner:
         from edge_cl.checkpoint import Checkpoint
         from edge_cl.learning import Stopwatch, learn
         from edge_cl.outcome import measure_outcome, require_little_forgetting
+        from edge_cl.tokens import TokenCache
 
         config = config or LearnConfig()
         start, stopwatch = started or time.monotonic(), Stopwatch()
@@ -248,9 +249,10 @@ class Learner:
             assert parent is not None
             old, encoder = self.load(parent)
             checkpoint = Checkpoint(self.store.work, _job_key(parent, intake, config, str(encoder.device)))
+            cache = TokenCache(checkpoint.directory / "tokens", config.cache_mb << 20)
             learned = learn(
                 old, encoder, intake, config, task,
-                checkpoint=checkpoint, progress=progress, stopwatch=stopwatch, started=start,
+                checkpoint=checkpoint, cache=cache, progress=progress, stopwatch=stopwatch, started=start,
             )  # fmt: skip
             stopwatch.seconds["total"] = time.monotonic() - start
             model, report = measure_outcome(old, learned, config, intake, stopwatch.seconds)

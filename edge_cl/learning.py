@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edge_cl.adaptation import SCHEDULES, Adapted, Job, Progress
+from edge_cl.adaptation import SCHEDULES, Adapted, Job, train_task_adapter
 from edge_cl.assessment import calibrated, fit_temperature, weigh_branch, with_best_shrinkage
-from edge_cl.budget import TimeBudget
+from edge_cl.budget import TimeBudget, Work
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
-from edge_cl.decoded import decode
+from edge_cl.decoded import Source
 from edge_cl.drift import DriftMap
-from edge_cl.features import Encoder
+from edge_cl.encoding import Encoded, Progress, ViewEncoder
+from edge_cl.features import BATCH_SIZE, Encoder
 from edge_cl.head import Branch, Discriminant, precision_of
 from edge_cl.intake import Intake
+from edge_cl.memory import give_back
 from edge_cl.model import KnownClass, Model, Probes
-from edge_cl.pictures import Picture
-from edge_cl.plan import STATISTICS_SCALE, adapts, fit_to_time, measure_pace, shapes_base, work_of
-from edge_cl.preprocess import Pixels
-from edge_cl.statistics import Array, Indices, Statistics
+from edge_cl.plan import Plan, adapts, make_plan, shapes_base, work_of
+from edge_cl.statistics import Indices, Statistics
+from edge_cl.tokens import TokenCache
 
 
 @dataclass
@@ -34,11 +35,12 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time inside to a stage."""
+        """Add the time inside to a stage; when it ends, its memory goes back to the system."""
         start = time.monotonic()
         try:
             yield
         finally:
+            give_back()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
 
 
@@ -50,13 +52,25 @@ class Learned:
         model: the new one; its settings are those that were used, after fitting them into the time.
         task: number of the new task, or None.
         epochs: of adapter training (0: statistics only).
-        predicted_s: what the learn was predicted to take, where it had a time budget.
+        plan: what was decided before it began.
     """
 
     model: Model
     task: int | None
     epochs: int
-    predicted_s: float | None
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the steps of a learn share: its size and budget, where they keep their results, whom they tell."""
+
+    work: Work
+    budget: TimeBudget | None
+    checkpoint: Checkpoint
+    cache: TokenCache
+    progress: Progress
+    stopwatch: Stopwatch
 
 
 def learn(
@@ -67,6 +81,7 @@ def learn(
     task_name: str | None,
     *,
     checkpoint: Checkpoint,
+    cache: TokenCache,
     progress: Progress,
     stopwatch: Stopwatch,
     started: float,
@@ -80,34 +95,36 @@ def learn(
         config: settings.
         task_name: of the new task; its number is used if not given.
         checkpoint: keeps finished stages and epochs.
+        cache: keeps prefix tokens until the learn is done.
         progress: told of every step.
         stopwatch: gets the seconds of each stage.
         started: when the time that `config` allows began, by `time.monotonic`.
     """
     model = replace(model, config=config)
     with stopwatch.stage("scan"):
-        budget = measure_pace(encoder, intake, config, started)
-    predicted_s = None
-    if budget is not None:
-        model, predicted_s = fit_to_time(model, encoder, intake, budget, started, checkpoint)
-    work = work_of(model, encoder, intake)
-    trained, task = None, -1
+        plan, budget = make_plan(model, encoder, intake, started, checkpoint)
+    model = replace(model, config=plan.config)
+    encoder = replace(encoder, batch_size=min(BATCH_SIZE, plan.config.micro_batch))
+    steps = Steps(work_of(model, encoder, intake), budget, checkpoint, cache, progress, stopwatch)
+    task, epochs = -1, 0
     if intake.new:
         model, task = _with_new_classes(model, intake, task_name)
-        trained = _train(model, encoder, intake, task, budget, checkpoint, progress, stopwatch)
-    if budget is not None:
-        views = budget.fit_views(work, model.config.statistics_views)
-        model = replace(model, config=replace(model.config, statistics_views=views))
+    sources = {t: _sources(model, encoder, intake, t) for t in {c.task for c in model.classes}}
+    job = None
+    if adapts(model, intake):
+        job = _job(model, encoder, intake, task, sources[task][0], steps)
+        adapted = SCHEDULES[model.config.schedule](job)
+        model, encoder = _with_adapters(model, encoder, adapted, intake, task, sources[task][0])
+        job, epochs = (None, adapted.epochs) if adapted.task else (replace(job, encoder=encoder), 0)
+    for t, (train, held) in sorted(sources.items()):
+        if train.pictures or held.pictures:
+            model, trained = _with_pictures(model, encoder, t, train, held, job if t == task else None, steps)
+            epochs = trained or epochs
     with stopwatch.stage("head"):
-        if trained is not None:
-            model, encoder = _with_adapters(model, encoder, trained, intake, task)
-        present = {c.task for c in model.classes if c.name in intake.folder.classes}
-        for t in sorted(present):
-            model = _with_statistics(model, encoder, intake, t, checkpoint, progress)
         if config.choose_shrinkage:
             model = with_best_shrinkage(model)
         model = _calibrated(model, task if intake.new else None)
-    return Learned(model, task if intake.new else None, trained.epochs if trained is not None else 0, predicted_s)
+    return Learned(model, task if intake.new else None, epochs, plan)
 
 
 def _with_new_classes(model: Model, intake: Intake, task_name: str | None) -> tuple[Model, int]:
@@ -128,40 +145,37 @@ def _with_new_classes(model: Model, intake: Intake, task_name: str | None) -> tu
     )
 
 
-def _train(
-    model: Model,
-    encoder: Encoder,
-    intake: Intake,
-    task: int,
-    budget: TimeBudget | None,
-    checkpoint: Checkpoint,
-    progress: Progress,
-    stopwatch: Stopwatch,
-) -> Adapted | None:
-    """Train the task's adapters, or return None where statistics alone have to do."""
+def _sources(model: Model, encoder: Encoder, intake: Intake, task: int) -> tuple[Source, Source]:
+    """Return the training and the hold-out pictures of one task's classes."""
+    names = {c.name for c in model.classes if c.task == task} & set(intake.folder.classes)
+    train, held = (
+        Source(pictures, encoder.preprocess, model.config.seed, (model.config.view_scale, 1.0), copies)
+        for pictures, copies in zip(intake.of_classes(names), (True, False), strict=True)
+    )
+    return train, held
+
+
+def _job(model: Model, encoder: Encoder, intake: Intake, task: int, source: Source, steps: Steps) -> Job:
+    """Return the training of a task's adapters."""
     config = model.config
-    if not adapts(model, intake):
-        return None
-    train, _ = intake.of_classes(intake.new)
-    job = Job(
+    return Job(
         encoder=replace(encoder, shared=None, base=None) if shapes_base(model, intake) else encoder,
-        images=decode(train, encoder.preprocess, copies=True).copies,
-        labels=np.asarray([intake.new.index(p.label) for p in train], np.int64),
+        source=source,
+        labels=np.asarray([intake.new.index(p.label) for p in source.pictures], np.int64),
         classes=len(intake.new),
         earlier=list(model.adapters.values()),
         update_shared=config.shared_update != "freeze",
         config=config,
         seed=config.seed * 1000 + task,
-        checkpoint=checkpoint,
-        progress=progress,
-        stage=stopwatch.stage,
-        deadline=budget.training_deadline(work_of(model, encoder, intake)) if budget else None,
+        checkpoint=steps.checkpoint,
+        progress=steps.progress,
+        stage=steps.stopwatch.stage,
+        deadline=steps.budget.training_deadline(steps.work, encoded=False) if steps.budget else None,
     )
-    return SCHEDULES[config.schedule](job)
 
 
 def _with_adapters(
-    model: Model, encoder: Encoder, adapted: Adapted, intake: Intake, task: int
+    model: Model, encoder: Encoder, adapted: Adapted, intake: Intake, task: int, source: Source
 ) -> tuple[Model, Encoder]:
     """Put trained adapters in force; where the features of old classes move by it, move their statistics along."""
     anew = shapes_base(model, intake)
@@ -169,7 +183,7 @@ def _with_adapters(
     moved = replace(encoder, shared=adapted.shared, base=base)
     statistics, probes = model.statistics, model.probes
     if len(statistics) and adapted.shared is not encoder.shared and (anew or model.config.shared_update == "correct"):
-        pixels = decode(intake.of_classes(intake.new)[0], encoder.preprocess, copies=False).pixels
+        pixels = source.view(0)
         drift = DriftMap.fit(
             *(np.concatenate([e.features for e in state.batches(pixels)]) for state in (encoder, moved))
         )
@@ -180,101 +194,89 @@ def _with_adapters(
         }
     model = replace(model, shared=adapted.shared, base=base, statistics=statistics, probes=probes)
     if not anew:
-        return replace(model, adapters={**model.adapters, task: adapted.task}), moved
+        adapters = {**model.adapters, task: adapted.task} if adapted.task else model.adapters
+        return replace(model, adapters=adapters), moved
     # Earlier task adapters were trained on another prefix: their tasks are answered by the new base branch.
     branches = {t: replace(branch, weight=0.0) for t, branch in model.branches.items()}
     return replace(model, adapters={}, branches=branches, base_classes=len(intake.new)), moved
 
 
+def _with_pictures(
+    model: Model, encoder: Encoder, task: int, train: Source, held: Source, job: Job | None, steps: Steps
+) -> tuple[Model, int]:
+    """Add the pictures of one task's classes to statistics and probes, and train its adapter where there is a job.
+
+    Returns:
+        The model, and the epochs of the job.
+    """
+    config, stage, epochs = model.config, steps.stopwatch.stage, 0
+    views = steps.budget.fit_views(steps.work, config.views) if steps.budget and job is None else config.views
+    branches = job is not None or task in model.adapters
+    encode = ViewEncoder(encoder, steps.checkpoint, steps.cache, steps.progress)
+    with stage("prefix" if job else "head"):
+        seen = encode.base(f"train-{task}", train, views, keep_tokens=branches and task not in model.branches)
+        seen_held = encode.base(f"held-{task}", held, 0, keep_tokens=branches)
+        train.release()
+        held.release()
+    if job is not None:
+        if steps.budget:
+            job = replace(job, deadline=steps.budget.training_deadline(steps.work, encoded=True))
+        adapter, epochs = train_task_adapter(job, seen.tokens)
+        model = replace(model, adapters={**model.adapters, task: adapter})
+        views = steps.budget.fit_own_views(steps.work, config.views) if steps.budget else config.views
+    with stage("head"):
+        own, own_held = seen, seen_held
+        if seen.tokens:
+            own = encode.branch(f"train-{task}", seen, model.adapters[task], 1 + min(views, config.branch_views))
+        if seen_held.tokens:
+            own_held = encode.branch(f"held-{task}", seen_held, model.adapters[task], 1)
+        return _with_statistics(model, task, _Shown(train, seen, own), _Shown(held, seen_held, own_held)), epochs
+
+
 @dataclass(frozen=True)
-class _Encoded:
-    """Features of V views of some pictures of one task, in the base branch and in the task's own."""
+class _Shown:
+    """Pictures of one task, as the base branch and as the task's own branch see them."""
 
-    base: Array  # (V, n, F)
-    own: Array  # (V, n, F)
-    last: Array  # (V, n, D), own branch
-    classes: Indices  # permanent ids, (n,)
+    source: Source
+    base: Encoded
+    own: Encoded
+
+    def classes(self, model: Model) -> Indices:
+        """Return the permanent class ids of the pictures, (n,)."""
+        return np.asarray([model.ids[p.label] for p in self.source.pictures], np.int64)
+
+    def columns(self, model: Model) -> Indices:
+        """Return the rows of the pictures' classes in the statistics, (n,)."""
+        column = {c.id: i for i, c in enumerate(model.classes)}
+        return np.asarray([column[int(c)] for c in self.classes(model)], np.int64)
 
 
-def _with_statistics(
-    model: Model, encoder: Encoder, intake: Intake, task: int, checkpoint: Checkpoint, progress: Progress
-) -> Model:
-    """Add the pictures of one task's classes to the statistics and probes; give a new task its branch."""
+def _with_statistics(model: Model, task: int, train: _Shown, held: _Shown) -> Model:
+    """Add pictures of one task's classes to the statistics and probes; give a new task its branch."""
     config = model.config
-    names = {c.name for c in model.classes if c.task == task} & set(intake.folder.classes)
-    pictures, held_pictures = intake.of_classes(names)
-    train, held = (
-        _encode(model, encoder, task, *what, checkpoint, progress)
-        for what in (("features", pictures, config.statistics_views), ("hold-out", held_pictures, 0))
-    )
-    column = {c.id: i for i, c in enumerate(model.classes)}
-
-    def columns(encoded: _Encoded) -> Indices:
-        return np.asarray([column[int(c)] for c in encoded.classes], np.int64)
-
     if task in model.branches:  # more pictures of known classes
-        more = [p.label for p in (*pictures, *held_pictures)]
+        more = [p.label for p in (*train.source.pictures, *held.source.pictures)]
         classes = tuple(replace(c, pictures=c.pictures + more.count(c.name)) for c in model.classes)
         model = replace(model, classes=classes)
-    statistics = model.statistics.add(train.base, columns(train), rank=config.covariance_rank)
-    statistics = statistics.add_to_means(held.base[0], columns(held))
+    statistics = model.statistics.add(train.base.features, train.columns(model), rank=config.covariance_rank)
+    statistics = statistics.add_to_means(held.base.features[0], held.columns(model))
     model = replace(model, statistics=statistics)
     branch = model.branches.get(task) or _new_branch(model, train)
-    kept = Probes(held.base[0].astype(np.float16), held.classes, branch.discriminant.scores(held.own[0]))
+    kept = Probes(
+        held.base.features[0].astype(np.float16), held.classes(model), branch.discriminant.scores(held.own.features[0])
+    )
     earlier = model.probes.get(task)
     kept = kept.limited(config.probes) if earlier is None else earlier.joined(kept, config.probes)
     probes = {**model.probes, task: kept} if len(kept.classes) else model.probes
     return replace(model, probes=probes, branches={**model.branches, task: branch})
 
 
-def _encode(
-    model: Model,
-    encoder: Encoder,
-    task: int,
-    kind: str,
-    pictures: Sequence[Picture],
-    views: int,
-    checkpoint: Checkpoint,
-    progress: Progress,
-) -> _Encoded:
-    """Return the features of the centred square of each picture, and of so many augmented views."""
-    classes = np.asarray([model.ids[p.label] for p in pictures], np.int64)
-    stage = f"{kind}-{task}"
-    if stage in checkpoint:
-        tensors, _ = checkpoint.load(stage)
-        return _Encoded(tensors["base"], tensors["own"], tensors["last"], classes)
-    decoded, spec, scale = decode(pictures, encoder.preprocess, copies=views > 0), encoder.preprocess, STATISTICS_SCALE
-    sets: list[list[Pixels]] = [list(decoded.pixels)]
-    for view in range(views):
-        # By content: a picture's views are the same whatever it comes with.
-        seeds = [(model.config.seed, int(p.sha256[:15], 16), view) for p in pictures]
-        pairs = zip(decoded.copies, seeds, strict=True)
-        sets.append([spec.view(image, np.random.default_rng(seed), scale=scale) for image, seed in pairs])
-    results = []
-    for done, pixels in enumerate(sets, 1):
-        results.append(_encode_view(encoder, model, task, pixels))
-        progress("head", done, len(sets))
-    tensors = {name: np.stack([result[name] for result in results]) for name in ("base", "own", "last")}
-    checkpoint.save(stage, tensors)
-    return _Encoded(tensors["base"], tensors["own"], tensors["last"], classes)
-
-
-def _encode_view(encoder: Encoder, model: Model, task: int, pixels: Sequence[Pixels]) -> dict[str, Array]:
-    adapter = model.adapters.get(task)
-    widths = {"base": encoder.width, "own": encoder.width, "last": encoder.backbone.width}
-    rows: dict[str, list[Array]] = {name: [np.zeros((0, width), np.float32)] for name, width in widths.items()}
-    for encoding in encoder.batches(pixels):
-        own = encoding if adapter is None else encoder.branch(encoding.tokens, encoding.prefix, adapter)
-        for name, value in (("base", encoding.features), ("own", own.features), ("last", own.last)):
-            rows[name].append(value)
-    return {name: np.concatenate(value) for name, value in rows.items()}
-
-
-def _new_branch(model: Model, train: _Encoded) -> Branch:
-    ids, rows = np.unique(train.classes, return_inverse=True)
-    own = Statistics.empty(train.own.shape[2]).add(train.own, rows, rank=model.config.covariance_rank)
+def _new_branch(model: Model, train: _Shown) -> Branch:
+    ids, rows = np.unique(train.classes(model), return_inverse=True)
+    features, last = train.own.features, train.own.last[0]
+    own = Statistics.empty(features.shape[2]).add(features, rows, rank=model.config.covariance_rank)
     discriminant = Discriminant.of(own.means, precision_of(own, shrinkage=model.config.shrinkage))
-    prototypes = np.stack([train.last[0, rows == i].mean(0) for i in range(len(ids))])
+    prototypes = np.stack([last[rows == i].mean(0) for i in range(len(ids))])
     return Branch(ids, discriminant, prototypes, weight=0.0)
 
 

@@ -207,7 +207,7 @@ class Model:
         threshold = state["threshold"]
         return cls(
             spec=spec,
-            config=LearnConfig(**state["config"]),
+            config=LearnConfig.from_json(state["config"]),
             statistics=Statistics.from_numpy(store.read_tensors(version, "statistics")),
             classes=tuple(KnownClass(**c) for c in state["classes"]),
             task_names={int(t): name for t, name in state["task_names"].items()},

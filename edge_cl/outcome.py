@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,6 +10,7 @@ from edge_cl.config import LearnConfig
 from edge_cl.errors import EdgeClError
 from edge_cl.intake import Intake, skipped_json
 from edge_cl.learning import Learned
+from edge_cl.memory import peak_mb
 from edge_cl.model import Model
 from edge_cl.report import LearnReport
 
@@ -29,7 +28,7 @@ def measure_outcome(
     earlier = {c.task for c in old.classes}
     lost = [max(row.get(t, 0.0) for row in history) - after.per_task[t] for t in earlier if t in after.per_task]
     names = {**old.names, **new.names}
-    notes = _notes(old, learned, after) + _time_notes(learned, asked)
+    notes = _notes(old, learned, after) + _time_notes(learned, asked) + _memory_notes(learned, asked)
     report = LearnReport(
         version=None,
         task=new.task_names[task] if task is not None else None,
@@ -40,8 +39,14 @@ def measure_outcome(
         skipped=skipped_json(intake.folder),
         epochs=learned.epochs,
         seconds={stage: round(seconds.get(stage, 0.0), 3) for stage in STAGES},
-        budget={"time_s": asked.time_s, "predicted_s": learned.predicted_s and round(learned.predicted_s, 1)},
-        peak_memory_mb=round(peak_memory_mb(), 1),
+        budget={
+            "time_s": asked.time_s,
+            "predicted_s": learned.plan.predicted_s and round(learned.plan.predicted_s, 1),
+            "memory_mb": asked.memory_mb,
+            "predicted_mb": round(learned.plan.predicted_mb, 1),
+            "idle_mb": round(learned.plan.idle_mb, 1),
+        },
+        peak_memory_mb=round(peak_mb(), 1),
         holdout_accuracy=after.per_task.get(task) if task is not None else after.accuracy(earlier),
         old_class_accuracy={"before": before.accuracy(earlier), "after": after.accuracy(earlier)},
         forgetting=sum(lost) / len(lost) if lost else 0.0,
@@ -68,23 +73,34 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
 
 
 def _time_notes(learned: Learned, asked: LearnConfig) -> list[str]:
-    if asked.time_s is None or learned.predicted_s is None:
+    used, predicted_s = learned.model.config, learned.plan.predicted_s
+    if asked.time_s is None or predicted_s is None:
         return []
-    used = learned.model.config
     allowed = [
         f"{now} of {wanted} {what}"
         for now, wanted, what in (
             (learned.epochs, asked.epochs, "epochs"),
-            (used.statistics_views, asked.statistics_views, "views for the statistics"),
+            (used.views, asked.views, "views"),
         )
         if now < wanted and (what != "epochs" or learned.epochs)
     ]
     if used.method != asked.method:
         allowed.append("statistics alone")
     notes = [f"The time of {asked.time_s:g} s allowed {' and '.join(allowed)}."] if allowed else []
-    if learned.predicted_s > asked.time_s:
-        notes.append(f"Even the least takes longer than {asked.time_s:g} s: about {learned.predicted_s:.0f} s.")
+    if predicted_s > asked.time_s:
+        notes.append(f"Even the least takes longer than {asked.time_s:g} s: about {predicted_s:.0f} s.")
     return notes
+
+
+def _memory_notes(learned: Learned, asked: LearnConfig) -> list[str]:
+    used, how = learned.plan.config, []
+    if used.micro_batch < asked.micro_batch:
+        how.append(f"{used.micro_batch} pictures at once")
+    if used.recompute and not asked.recompute:
+        how.append("blocks run again on the way back")
+    if asked.time_s is None and used.views < asked.views:
+        how.append(f"{used.views} of {asked.views} views")
+    return [f"To stay under {asked.memory_mb:.0f} MB: {', '.join(how)}."] if how and asked.memory_mb else []
 
 
 def require_little_forgetting(report: LearnReport, limit: float | None) -> None:
@@ -98,12 +114,3 @@ def require_little_forgetting(report: LearnReport, limit: float | None) -> None:
             f"Learning these classes would cost the old ones {lost:.1f} points of accuracy; {limit:g} are allowed.",
             mend="Nothing was changed. Raise --max-forgetting, give more pictures, or try --method prototype.",
         )
-
-
-def peak_memory_mb() -> float:
-    """Return the high-water mark of this process's memory, with CUDA's allocator where it is in use, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        peak += torch.cuda.max_memory_allocated() / 2**20
-    return peak

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from edge_cl.budget import TimeBudget, Work
+from edge_cl.budget import REDUCED_TRAINING, TRAINING, TimeBudget, Work
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
 from edge_cl.decoded import decode
-from edge_cl.features import Encoder
+from edge_cl.features import BATCH_SIZE, Encoder
 from edge_cl.intake import Intake
+from edge_cl.memory import Footprint, idle_mb
 from edge_cl.model import Model
+from edge_cl.training import reduces_precision
 
-STATISTICS_SCALE = (0.4, 1.0)  # area of the views that go into the statistics
 PACE_PICTURES = 32  # pictures that the pace of a learn is measured on
 
 
@@ -38,28 +39,61 @@ def measure_pace(encoder: Encoder, intake: Intake, config: LearnConfig, started:
     some, spec, start = intake.train[:PACE_PICTURES], encoder.preprocess, time.monotonic()
     copies = decode(some, spec, copies=True).copies
     decoded = time.monotonic()
-    views = [spec.view(image, np.random.default_rng(0), scale=STATISTICS_SCALE) for image in copies]
+    views = [spec.view(image, np.random.default_rng(0), scale=(config.view_scale, 1.0)) for image in copies]
     for _ in encoder.batches(views):
         pass
     count = max(1, len(some))
     return TimeBudget(started + config.time_s, (decoded - start) / count, (time.monotonic() - decoded) / count)
 
 
-def fit_to_time(
-    model: Model, encoder: Encoder, intake: Intake, budget: TimeBudget, started: float, checkpoint: Checkpoint
-) -> tuple[Model, float]:
-    """Choose the settings that fit the time, once a job; return the model with them, and the seconds predicted."""
-    if "plan" in checkpoint:
-        plan: Any = checkpoint.load("plan")[1]
-    else:
-        before, work = time.monotonic() - started, work_of(model, encoder, intake)
-        config = budget.fit(work, model.config)
+@dataclass(frozen=True)
+class Plan:
+    """What was decided before a learn began.
+
+    Attributes:
+        config: the settings that fit time and memory.
+        predicted_s: seconds that the learn should take; None where it has no limit.
+        idle_mb: memory of the process with the model loaded.
+        predicted_mb: most memory that the process should take.
+    """
+
+    config: LearnConfig
+    predicted_s: float | None
+    idle_mb: float
+    predicted_mb: float
+
+
+CHOSEN = ("method", "epochs", "views", "micro_batch", "recompute")  # settings that a plan may change
+
+
+def make_plan(
+    model: Model, encoder: Encoder, intake: Intake, started: float, checkpoint: Checkpoint
+) -> tuple[Plan, TimeBudget | None]:
+    """Choose the settings that fit memory and time, once a job; measure the pace where there is a time to keep to.
+
+    Raises:
+        EdgeClError: the memory allowed is too little for any settings.
+    """
+    saved: Any = checkpoint.load("plan")[1] if "plan" in checkpoint else None
+    config, idle, predicted_s = model.config, idle_mb(), None
+    footprint = Footprint.of(work_of(model, encoder, intake), encoder, len(model.statistics.scatter.energy))
+    if saved is not None:
+        config = replace(config, **saved.pop("settings"))
+    elif config.memory_mb is not None:
+        config = footprint.fit(config, idle, config.memory_mb)
+    budget = measure_pace(replace(encoder, batch_size=min(BATCH_SIZE, config.micro_batch)), intake, config, started)
+    if saved is not None:
+        return Plan(config, **saved), budget
+    if budget is not None:
+        before, work = time.monotonic() - started, footprint.work
+        config = budget.fit(work, config)
         work = replace(work, adapts=work.adapts and config.method != "prototype")
-        names = ("method", "epochs", "views", "statistics_views")
-        plan = {"settings": {name: getattr(config, name) for name in names}}
-        plan["predicted_s"] = before + budget.learn_s(work, config)
-        checkpoint.save("plan", {}, plan)
-    return replace(model, config=replace(model.config, **plan["settings"])), float(plan["predicted_s"])
+        predicted_s = before + budget.learn_s(work, config)
+    plan = Plan(config, predicted_s, idle, idle + footprint.peak_mb(config))
+    settings = {name: getattr(config, name) for name in CHOSEN}
+    numbers = {"predicted_s": plan.predicted_s, "idle_mb": plan.idle_mb, "predicted_mb": plan.predicted_mb}
+    checkpoint.save("plan", {}, {"settings": settings, **numbers})
+    return plan, budget
 
 
 def work_of(model: Model, encoder: Encoder, intake: Intake) -> Work:
@@ -72,4 +106,6 @@ def work_of(model: Model, encoder: Encoder, intake: Intake) -> Work:
         adapts=adapts(model, intake),
         together=anew or config.schedule == "joint",
         distils=not anew and config.shared_update != "freeze",
+        seen=1 - config.patch_drop_rate if config.schedule != "joint" else 1.0,
+        training=REDUCED_TRAINING if reduces_precision(config, encoder.device) else TRAINING,
     )

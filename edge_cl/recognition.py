@@ -68,7 +68,7 @@ class Recogniser:
         adapter = self.adapters.get(task, self.encoder.base)
         if adapter is self.encoder.base:
             return encoding.select(rows)
-        return self.encoder.branch(encoding.tokens[list(rows)], encoding.prefix[list(rows)], adapter)
+        return self.encoder.branch(encoding.tokens[list(rows)], encoding.features[list(rows)], adapter)
 
     def _prediction(self, posterior: Array, unknown: bool, top: int) -> Prediction:
         order = np.argsort(-posterior, kind="stable")[:top]

@@ -25,7 +25,8 @@ class LearnReport:
         skipped: files not used: {path, why}.
         epochs: of each adapter stage; 0 where statistics alone were taken.
         seconds: by stage: total, scan, shared, prefix, train, head.
-        budget: {time_s, predicted_s}: the seconds allowed and those predicted before training; None where not limited.
+        budget: {time_s, predicted_s, memory_mb, predicted_mb, idle_mb}: seconds and MB allowed (None where not limited)
+            and predicted before training, and the MB of the process with the model loaded.
         peak_memory_mb: high-water mark of the process (and of the CUDA allocator where one is used).
         holdout_accuracy: of the new classes, among all classes known.
         old_class_accuracy: of the classes known before: {before, after}.
@@ -92,13 +93,19 @@ class LearnReport:
             "|---|---|",
             *(f"| {stage} | {value:.1f} |" for stage, value in self.seconds.items()),
             "",
-            f"Peak memory {self.peak_memory_mb:.0f} MB, {self.epochs} epochs.{self._kept_to_time()}",
+            f"Peak memory {self.peak_memory_mb:.0f} MB{self._kept_to_memory()}, {self.epochs} epochs."
+            f"{self._kept_to_time()}",
         ]
         if self.notes:
             lines += ["", "## Notes", "", *(f"- {note}" for note in self.notes)]
         if self.skipped:
             lines += ["", "## Skipped files", "", *(f"- `{s['path']}`: {s['why']}" for s in self.skipped)]
         return "\n".join(lines) + "\n"
+
+    def _kept_to_memory(self) -> str:
+        predicted, idle, allowed = (self.budget[name] for name in ("predicted_mb", "idle_mb", "memory_mb"))
+        limit = "" if allowed is None else f", allowed {allowed:.0f} MB"
+        return f" (predicted {predicted:.0f} MB{limit}; {idle:.0f} MB before it began)"
 
     def _kept_to_time(self) -> str:
         allowed, predicted = self.budget["time_s"], self.budget["predicted_s"]

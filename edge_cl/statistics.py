@@ -7,7 +7,7 @@ rank is at most K, and never materialised as a matrix.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,12 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE, ROWS_BYTES = 256, 32 << 20  # feature rows that are folded into a scatter at once: at most so many
+
+
+def rows_at_once(width: int) -> int:
+    """Return how many feature rows of F = `width` numbers are folded into a scatter at once."""
+    return max(64, min(ROWS_AT_ONCE, ROWS_BYTES // (4 * width)))
 
 
 @dataclass(frozen=True)
@@ -45,22 +50,26 @@ class Scatter:
         """Total sum of squares."""
         return float(self.energy.sum(dtype=np.float64)) + self.rest
 
-    def add(self, deviations: Array, *, count: int | None = None, rank: int = 512) -> Scatter:
+    def add(self, deviations: Iterable[Array], *, count: int, rank: int = 512) -> Scatter:
         """Return the scatter with further rows of deviations from their class means.
 
         Args:
-            deviations: (n, F).
-            count: how many pictures they stand for; n if not given.
+            deviations: blocks of rows, (n, F) each; never all in memory at once if they come from a generator.
+            count: how many pictures they stand for.
             rank: largest K kept.
         """
-        result = self
-        for start in range(0, len(deviations), ROWS_AT_ONCE):
-            result = result._add_rows(deviations[start : start + ROWS_AT_ONCE], rank)
-        total = self.count + (len(deviations) if count is None else count)
-        return Scatter(result.basis, result.energy, result.rest, total)
+        result, at_once = self, rows_at_once(self.basis.shape[1])
+        waiting: list[Array] = []
+        for block in deviations:
+            for start in range(0, len(block), at_once):
+                waiting.append(block[start : start + at_once])
+                if sum(map(len, waiting)) >= at_once:
+                    result, waiting = result._add_rows(waiting, rank), []
+        result = result._add_rows(waiting, rank) if waiting else result
+        return Scatter(result.basis, result.energy, result.rest, self.count + count)
 
-    def _add_rows(self, deviations: Array, rank: int) -> Scatter:
-        rows = np.concatenate((np.sqrt(self.energy)[:, None] * self.basis, deviations)).astype(np.float32)
+    def _add_rows(self, deviations: Sequence[Array], rank: int) -> Scatter:
+        rows = np.concatenate((np.sqrt(self.energy)[:, None] * self.basis, *deviations), dtype=np.float32)
         gram = rows @ rows.T
         values, vectors = np.linalg.eigh(gram.astype(np.float64))
         total = float(np.trace(gram, dtype=np.float64)) + self.rest
@@ -152,16 +161,19 @@ class Statistics:
         means = np.zeros((classes, views.shape[2]), np.float32)
         counts = np.zeros(classes, np.int64)
         means[: len(self)], counts[: len(self)] = self.means, self.counts
-        deviations = [np.zeros((0, views.shape[2]), np.float32)]
-        for c in np.unique(labels):
-            rows = views[:, labels == c]
-            mean, n, k = rows.mean((0, 1)), int(counts[c]), rows.shape[1]
-            deviations.append((rows - mean).reshape(-1, views.shape[2]) / np.float32(len(views) ** 0.5))
-            if n:  # pooling two groups adds the spread between their means
-                deviations.append(np.sqrt(n * k / (n + k)) * (mean - means[c])[None])
-            means[c] += (mean - means[c]) * (k / (n + k))
-            counts[c] = n + k
-        scatter = self.scatter.add(np.concatenate(deviations), count=len(labels), rank=rank)
+
+        def deviations() -> Iterator[Array]:
+            for c in np.unique(labels):
+                rows = views[:, labels == c]
+                mean, n, k = rows.mean((0, 1)), int(counts[c]), rows.shape[1]
+                rows -= mean
+                yield rows.reshape(-1, views.shape[2]) / np.float32(len(views) ** 0.5)
+                if n:  # pooling two groups adds the spread between their means
+                    yield np.sqrt(n * k / (n + k)) * (mean - means[c])[None]
+                means[c] += (mean - means[c]) * (k / (n + k))
+                counts[c] = n + k
+
+        scatter = self.scatter.add(deviations(), count=len(labels), rank=rank)
         return Statistics(means, counts, scatter)
 
     def add_to_means(self, features: Array, labels: Indices) -> Statistics:

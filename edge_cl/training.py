@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edge_cl.checkpoint import Checkpoint
+from edge_cl.config import LearnConfig
 from edge_cl.lora import Adapter
 from edge_cl.losses import distillation_loss, reassign_gradient
 
@@ -24,6 +25,7 @@ class Optimisation:
         epochs: passes over the task's pictures.
         learning_rate: at the start.
         batch_size: pictures a step.
+        micro_batch: most pictures that go through the network at once; a step's gradient is the same.
         weight_decay: L2 penalty.
         distillation: weight of the early-exit distillation loss.
         orthogonality: weight of the orthogonality loss.
@@ -32,9 +34,22 @@ class Optimisation:
     epochs: int = 10
     learning_rate: float = 0.05
     batch_size: int = 32
+    micro_batch: int = 32
     weight_decay: float = 5e-4
     distillation: float = 5.0
     orthogonality: float = 1e-4
+
+
+def reduces_precision(config: LearnConfig, device: torch.device) -> bool:
+    """Return whether training takes matrix products in bfloat16: wanted, not the published schedule, and faster."""
+    return config.reduced_precision and config.schedule != "joint" and computes_bfloat16(device)
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Return whether a device has instructions for bfloat16, and is faster that way."""
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def epoch_batches(count: int, batch_size: int, seed: Sequence[int]) -> Iterator[np.ndarray]:
@@ -53,8 +68,8 @@ def cosine_rate(learning_rate: float, step: int, steps: int) -> float:
     return learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-Backward = Callable[[np.ndarray, int], Tensor]
-"""Given picture indices and the epoch: computes the loss, leaves gradients, and returns the loss (a scalar)."""
+Backward = Callable[[np.ndarray, int, float], Tensor]
+"""Given picture indices, the epoch and a weight: adds the weighted mean loss's gradients and returns that loss."""
 
 
 def train_stage(
@@ -92,7 +107,8 @@ def train_stage(
             rate = cosine_rate(settings.learning_rate, done * steps_per_epoch + i, settings.epochs * steps_per_epoch)
             optimiser.param_groups[0]["lr"] = rate
             optimiser.zero_grad(set_to_none=True)
-            total += float(backward(batch, done)) * len(batch)
+            for part in np.array_split(batch, batch_count(len(batch), settings.micro_batch)):
+                total += float(backward(part, done, len(part) / len(batch))) * len(batch)
             optimiser.step()
             ended = deadline is not None and time.monotonic() > deadline
             if ended:
@@ -133,10 +149,8 @@ def _restore(
     return int(info["epochs"]), bool(info["ended"])
 
 
-def exit_backward(
-    shared: Adapter, teacher: Adapter, logits: Tensor, teacher_logits: Tensor, settings: Optimisation
-) -> Tensor:
-    """Leave the reassigned distillation gradient on the shared adapter; return the weighted loss (eq. 9-10).
+def exit_backward(shared: Adapter, teacher: Adapter, logits: Tensor, teacher_logits: Tensor, weight: float) -> Tensor:
+    """Add the reassigned distillation gradient to the shared adapter's; return the weighted loss (eq. 9-10).
 
     Other parameters that the exit logits depend on receive their plain gradients from the task's own loss only.
 
@@ -145,9 +159,10 @@ def exit_backward(
         teacher: the previous shared adapter.
         logits: exit logits under `shared`, (B, C); their graph is kept for the task's own loss.
         teacher_logits: exit logits under `teacher`, (B, C).
-        settings: loss weights.
+        weight: of the loss.
     """
-    loss = settings.distillation * distillation_loss(logits, teacher_logits)
+    loss = weight * distillation_loss(logits, teacher_logits)
     (gradient,) = torch.autograd.grad(loss, [shared.B], retain_graph=True)
-    shared.B.grad = reassign_gradient(gradient, teacher.B.detach())
+    gradient = reassign_gradient(gradient, teacher.B.detach())
+    shared.B.grad = gradient if shared.B.grad is None else shared.B.grad + gradient
     return loss.detach()

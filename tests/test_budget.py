@@ -18,22 +18,26 @@ from edge_cl.errors import UsageError
 FIRST = Work(train=100, hold_out=10, prefix=0.5, adapts=True, together=True, distils=False)
 LATER = replace(FIRST, together=False)
 STATISTICS = replace(FIRST, adapts=False)
-CONFIG10 = LearnConfig(epochs=10, views=4, statistics_views=3)
+CONFIG10 = LearnConfig(epochs=10, views=3)
 
 
 @pytest.mark.parametrize(
-    ("work", "training", "statistics"),
+    ("work", "shared", "task", "own"),
     [
-        (FIRST, 100 * 10 * TRAINING, 100 * 4 + 10),
-        (LATER, 100 * (4 * 0.5 + 10 * 0.5 * TRAINING), (100 * 4 + 10) * 1.5),
-        (replace(LATER, distils=True), 100 * (4 * 0.5 + 10 * TRAINING + 10 * 0.5), (100 * 4 + 10) * 1.5),
-        (replace(FIRST, distils=True), 100 * 10 * (TRAINING + 0.5), 100 * 4 + 10),
-        (STATISTICS, 0, 100 * 4 + 10),
+        (FIRST, 100 * 10 * TRAINING, 0, 0),
+        (LATER, 0, 100 * 10 * 0.5 * TRAINING, 410 * 0.5),
+        (replace(LATER, seen=0.5), 0, 100 * 10 * 0.25 * TRAINING, 410 * 0.5),
+        (replace(LATER, distils=True), 100 * 10 * 0.5 * (TRAINING + 1), 100 * 10 * 0.5 * TRAINING, 410 * 0.5),
+        (replace(FIRST, distils=True), 100 * 10 * (TRAINING + 0.5), 0, 0),
+        (replace(FIRST, seen=0.25), 100 * 10 * 0.25 * TRAINING, 0, 0),
+        (STATISTICS, 0, 0, 0),
     ],
 )
-def test_passes_counted_by_hand(work: Work, training: float, statistics: float) -> None:
-    assert work.training_passes(10, 4) == pytest.approx(training)
-    assert work.statistics_passes(3) == pytest.approx(statistics)
+def test_passes_counted_by_hand(work: Work, shared: float, task: float, own: float) -> None:
+    assert work.shared_passes(10) == pytest.approx(shared)
+    assert work.task_passes(10) == pytest.approx(task)
+    assert work.base_passes(3) == 100 * 4 + 10
+    assert work.own_passes(3) == pytest.approx(own)
 
 
 def budget(seconds: float) -> TimeBudget:
@@ -47,12 +51,11 @@ def test_enough_time_changes_nothing() -> None:
 @pytest.mark.parametrize("work", [FIRST, LATER], ids=["first", "later"])
 def test_less_time_takes_epochs_then_views_then_training(work: Work) -> None:
     fits = [budget(seconds).fit(work, CONFIG10) for seconds in range(60, 0, -1)]
-    order = [(f.method == "cl-lora", f.statistics_views if f.method == "prototype" else f.epochs + f.statistics_views)
-             for f in fits]  # fmt: skip
+    order = [(f.method == "cl-lora", f.views if f.method == "prototype" else f.epochs + f.views) for f in fits]
     assert order == sorted(order, reverse=True)
-    epochs = {(f.epochs, f.views, f.statistics_views) for f in fits if f.method == "cl-lora"}
-    assert {(9, 4, 3), (3, 3, 3), (3, 3, 0)} <= epochs
-    assert (fits[-1].method, fits[-1].statistics_views) == ("prototype", 0)
+    epochs = {(f.epochs, f.views) for f in fits if f.method == "cl-lora"}
+    assert {(9, 3), (3, 3), (3, 0)} <= epochs
+    assert (fits[-1].method, fits[-1].views) == ("prototype", 0)
 
 
 @pytest.mark.parametrize("work", [FIRST, LATER, STATISTICS])
@@ -64,13 +67,22 @@ def test_what_is_chosen_is_predicted_to_fit(work: Work, seconds: int) -> None:
     assert given.learn_s(taken, chosen) <= seconds
 
 
-def test_training_leaves_time_for_the_statistics() -> None:
+def test_training_leaves_time_for_what_follows() -> None:
     given = budget(100)
-    left = given.deadline - given.training_deadline(FIRST)
-    assert left == pytest.approx(110 * 0.02 + 110 * 0.01 + FINISH_S)
-    assert given.fit_views(FIRST, 3) == 3
-    assert budget(left + 2.5).fit_views(FIRST, 3) == 1
+    encoding = 110 * 0.02 + 110 * 0.01
+    assert given.deadline - given.training_deadline(FIRST, encoded=False) == pytest.approx(encoding + FINISH_S)
+    own = 110 * 0.5 * 0.02
+    assert given.deadline - given.training_deadline(LATER, encoded=False) == pytest.approx(encoding + own + FINISH_S)
+    assert given.deadline - given.training_deadline(LATER, encoded=True) == pytest.approx(own + FINISH_S)
+
+
+def test_late_encoding_takes_fewer_views() -> None:
+    assert budget(100).fit_views(FIRST, 3) == 3
+    assert budget(FINISH_S + 110 * 0.03 + 2.5).fit_views(FIRST, 3) == 1
     assert budget(0).fit_views(FIRST, 3) == 0
+    assert budget(100).fit_own_views(LATER, 3) == 3
+    assert budget(FINISH_S + 110 * 0.01 + 1.5).fit_own_views(LATER, 3) == 1
+    assert budget(0).fit_own_views(LATER, 3) == 0
 
 
 @pytest.mark.parametrize(
@@ -111,12 +123,12 @@ def test_too_little_time_still_commits_and_names_the_least(tmp_path: Path) -> No
     learner = new_learner(tmp_path)
     report = learner.learn(write_looks(tmp_path / "pictures", {"a": 0, "b": 4}, 12), replace(CONFIG, time_s=0.01))
     assert (report.epochs, report.version) == (0, 1)
-    assert "The time of 0.01 s allowed 0 of 1 views for the statistics and statistics alone." in report.notes
+    assert "The time of 0.01 s allowed 0 of 1 views and statistics alone." in report.notes
     assert any(note.startswith("Even the least takes longer than 0.01 s: about ") for note in report.notes)
 
 
 def test_without_a_limit_nothing_is_said_of_time(tmp_path: Path) -> None:
     report = new_learner(tmp_path).learn(write_looks(tmp_path / "pictures", {"a": 0, "b": 4}, 12), CONFIG)
-    assert report.budget == {"time_s": None, "predicted_s": None}
+    assert (report.budget["time_s"], report.budget["predicted_s"]) == (None, None)
     assert not any("time" in note for note in report.notes)
     assert "Time allowed" not in report.to_markdown()

@@ -147,7 +147,9 @@ def metrics(store: Path) -> dict[str, Any]:
     opened = Store.open(store)
     values = opened.read_json(opened.head, "metrics.json")
     assert isinstance(values, dict)
-    return {key: value for key, value in values.items() if key not in ("seconds", "peak_memory_mb", "version")}
+    return {
+        key: value for key, value in values.items() if key not in ("seconds", "budget", "peak_memory_mb", "version")
+    }
 
 
 def disturb(forks: Forks, made: Path, tmp_path: Path, kills: int, seed: int) -> None:

@@ -200,6 +200,15 @@ def assert_follows(learner: Learner, before: Version, after: Version, folder: Pa
     assert moved_off < 0.9 * stayed_off
 
 
+def test_adapters_without_hold_out(taught: Learner, tmp_path: Path) -> None:
+    learner = copied(taught, tmp_path / "store")
+    report = learner.learn(write_looks(tmp_path / "third", THIRD), replace(CONFIG, hold_out=0.0))
+    assert (report.epochs, report.holdout_accuracy) == (2, None)
+    assert set(model(learner).adapters) == {1, 2}
+    more = learner.learn(write_looks(tmp_path / "more", THIRD, 4, first=30), replace(CONFIG, hold_out=0.0), update=True)
+    assert more.images == 4 * len(THIRD)
+
+
 def test_a_much_larger_task_shapes_the_base_branch_anew(learner: Learner, tmp_path: Path, fresh: Path) -> None:
     small, before = write_looks(tmp_path / "small", {"9-first": 0}), learner.store.head
     assert "task/0001/adapter" in before.objects
@@ -310,7 +319,7 @@ MOMENTS = {
     "shared, epoch 1": (("shared", 1), "shared", [2, 3]),
     "shared, epoch 2": (("shared", 2), "shared", [3]),
     "shared, last epoch": (("shared", 3), "shared", []),
-    "prefix": (("prefix", 1), "prefix", [2]),
+    "prefix": (("prefix", 1), "prefix", [2, 1]),  # the other view, and the hold-out pictures
     "train, epoch 1": (("train", 1), "train", [2, 3]),
     "train, last epoch": (("train", 3), "train", []),
     "head": (("head", 2), "train", []),
@@ -492,7 +501,7 @@ def test_learn_after_rollback(learner: Learner, tmp_path: Path, fresh: Path) -> 
 @pytest.mark.parametrize("method", ["prototype", "cl-lora"])
 def test_update_moves_means_as_if_pictures_had_come_at_once(blank: Learner, tmp_path: Path, method: Any) -> None:
     """Means and counts are those of all pictures; the features of adapted tasks stay where their adapters put them."""
-    config = replace(CONFIG, method=method, statistics_views=0)
+    config = replace(CONFIG, method=method, views=0)
     learner = copied(blank, tmp_path / "store")
     learner.learn(write_looks(tmp_path / "first", FIRST, 5), config)
     learner.learn(write_looks(tmp_path / "second", SECOND, 5), config)

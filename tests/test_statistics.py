@@ -107,7 +107,7 @@ def test_low_rank_keeps_the_trace_and_bounds_the_error(rank: int) -> None:
     rows = (random.normal(size=(400, 60)) * np.geomspace(3, 0.05, 60)).astype(np.float32)
     scatter = Scatter.empty(60)
     for part in np.split(rows, 8):
-        scatter = scatter.add(part, rank=rank)
+        scatter = scatter.add([part], count=len(part), rank=rank)
     exact = rows.astype(np.float64).T @ rows
     assert scatter.basis.shape == (rank, 60)
     assert scatter.count == 400
@@ -121,15 +121,17 @@ def test_low_rank_keeps_the_trace_and_bounds_the_error(rank: int) -> None:
     assert scatter.rest <= 8 * np.linalg.eigvalsh(exact)[: 60 - rank].sum() + 1e-5 * np.trace(exact)
 
 
-def test_many_rows_go_in_by_portions() -> None:
+@pytest.mark.parametrize("portion", [7, 1000, 5000])
+def test_many_rows_go_in_by_portions(portion: int) -> None:
     rows = np.random.default_rng(0).normal(size=(2 * ROWS_AT_ONCE + 3, 4)).astype(np.float32)
-    scatter = Scatter.empty(4).add(rows)
+    blocks = (rows[start : start + portion] for start in range(0, len(rows), portion))
+    scatter = Scatter.empty(4).add(blocks, count=len(rows))
     np.testing.assert_allclose(dense(scatter), rows.astype(np.float64).T @ rows, atol=1e-4 * len(rows))
     assert scatter.count == len(rows)
 
 
 def test_rows_can_stand_for_another_number_of_pictures() -> None:
-    scatter = Scatter.empty(3).add(np.eye(3, dtype=np.float32), count=7).add(np.eye(3, dtype=np.float32), count=0)
+    scatter = Scatter.empty(3).add([np.eye(3, dtype=np.float32)], count=7).add([np.eye(3, dtype=np.float32)], count=0)
     assert scatter.count == 7
     assert scatter.trace == pytest.approx(6)
 
@@ -138,7 +140,9 @@ def test_rows_can_stand_for_another_number_of_pictures() -> None:
 @pytest.mark.parametrize(("shrinkage", "prior"), [(0.2, 0.0), (0.01, 3.0), (1.0, 0.0), (0.5, 0.1)])
 def test_woodbury_inverse_is_the_dense_one(rank: int, n: int, shrinkage: float, prior: float) -> None:
     random = np.random.default_rng(1)
-    scatter = Scatter.empty(10).add((random.normal(size=(n, 10)) * np.arange(1, 11)).astype(np.float32), rank=rank)
+    scatter = Scatter.empty(10).add(
+        [(random.normal(size=(n, 10)) * np.arange(1, 11)).astype(np.float32)], count=n, rank=rank
+    )
     precision = Precision.of(scatter, shrinkage=shrinkage, prior_trace=prior)
     reference = inverse(scatter, shrinkage, prior)
     rows = random.normal(size=(7, 10)).astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -13,25 +14,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import TINY, random_weights
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edge_cl.adaptation import SCHEDULES, Job, distil_shared, new_adapters, prefix_tokens, train_task_adapter
+from edge_cl.adaptation import SCHEDULES, Job, distil_shared, new_adapters, train_task_adapter
+from edge_cl.architecture import BackboneSpec, build
 from edge_cl.backbone import Backbone
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
+from edge_cl.decoded import Source
+from edge_cl.encoding import ViewEncoder
 from edge_cl.features import Encoder
 from edge_cl.lora import Adapter
 from edge_cl.losses import reassign_gradient
+from edge_cl.pictures import read_folder
 from edge_cl.preprocess import Preprocess
-from edge_cl.training import Optimisation, cosine_rate, epoch_batches, train_stage
+from edge_cl.tokens import TokenCache, Tokens
+from edge_cl.training import Optimisation, computes_bfloat16, cosine_rate, epoch_batches, train_stage
 from edge_cl.version import Json
 
 EPOCHS = 3
-CONFIG = LearnConfig(epochs=EPOCHS, r=2, batch_size=4, views=2)
+CONFIG = LearnConfig(epochs=EPOCHS, r=2, batch_size=4, views=1, patch_drop_rate=0.0, reduced_precision=False)
 
 
 class PowerCutError(Exception):
@@ -69,14 +76,14 @@ class Point(nn.Module):
         self.fixed = nn.Parameter(torch.tensor(3.0, dtype=dtype), requires_grad=False)
 
 
-@pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (3, 32)])
-def test_loop_is_sgd_with_momentum_decay_and_cosine(count: int, batch_size: int) -> None:
+@pytest.mark.parametrize(("count", "batch_size", "micro_batch"), [(10, 4, 32), (10, 4, 3), (10, 32, 1), (3, 32, 32)])
+def test_loop_is_sgd_with_momentum_decay_and_cosine(count: int, batch_size: int, micro_batch: int) -> None:
     targets = np.random.default_rng(0).normal(size=(count, 2))
-    settings = Optimisation(epochs=3, learning_rate=0.3, batch_size=batch_size, weight_decay=0.01)
+    settings = Optimisation(3, 0.3, batch_size, micro_batch, weight_decay=0.01)
     point, losses = Point(torch.float64), []
 
-    def backward(batch: np.ndarray, epoch: int) -> Tensor:
-        loss = 0.5 * ((point.x - torch.from_numpy(targets[batch])) ** 2).sum(1).mean()
+    def backward(batch: np.ndarray, epoch: int, weight: float) -> Tensor:
+        loss = weight * 0.5 * ((point.x - torch.from_numpy(targets[batch])) ** 2).sum(1).mean()
         loss.backward()
         return loss.detach()
 
@@ -104,7 +111,7 @@ def test_loop_is_sgd_with_momentum_decay_and_cosine(count: int, batch_size: int)
 def test_loss_that_is_no_number_stops_training(tmp_path: Path, value: float, epoch: int) -> None:
     point, checkpoint = Point(), Checkpoint(tmp_path, {})
 
-    def backward(batch: np.ndarray, at: int) -> Tensor:
+    def backward(batch: np.ndarray, at: int, weight: float) -> Tensor:
         point.x.grad = torch.ones(2)
         return torch.tensor(value if at == epoch and 0 in batch else 1.0)
 
@@ -119,7 +126,7 @@ def test_a_deadline_ends_a_stage_for_good(tmp_path: Path) -> None:
     """After the step in hand; and a restart takes it as ended, so that what was built on it still fits."""
     point, checkpoint, steps = Point(), Checkpoint(tmp_path, {}), []
 
-    def backward(batch: np.ndarray, at: int) -> Tensor:
+    def backward(batch: np.ndarray, at: int, weight: float) -> Tensor:
         steps.append(at)
         point.x.grad = torch.ones(2)
         return torch.tensor(1.0)
@@ -157,12 +164,27 @@ def up(adapter: Adapter, seed: int) -> Adapter:
     return adapter.requires_grad_(False)
 
 
-def pictures() -> list[Image.Image]:
-    """Ten pictures of three textures."""
+@pytest.fixture(scope="module", autouse=True)
+def folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Ten pictures of three textures, and ten of three colours."""
     random = np.random.default_rng(0)
     patterns = random.integers(0, 256, (3, 40, 48, 3))
-    noisy = (patterns[i % 3] + random.integers(-60, 60, (40, 48, 3)) for i in range(10))
-    return [Image.fromarray(pixels.clip(0, 255).astype(np.uint8)) for pixels in noisy]
+    for name in ("textures", "colours"):
+        FOLDERS[name] = tmp_path_factory.mktemp(name)
+        for i in range(10):
+            noisy = (patterns[i % 3] + random.integers(-60, 60, (40, 48, 3))).clip(0, 255).astype(np.uint8)
+            plain = Image.new("RGB", (40, 48 + i), [(250, 10, 10), (10, 250, 10), (10, 10, 250)][i % 3])
+            image = Image.fromarray(noisy) if name == "textures" else plain
+            (FOLDERS[name] / str(i)).mkdir()
+            image.save(FOLDERS[name] / str(i) / "0.png")
+
+
+FOLDERS: dict[str, Path] = {}
+
+
+def pictures(name: str = "textures") -> Source:
+    """Return ten pictures, of class 0, 1, 2, 0, ..."""
+    return Source(read_folder(FOLDERS[name]).pictures, Preprocess(32), 0, (0.4, 1.0), copies=True)
 
 
 def job(backbone: Backbone, *, first: bool, checkpoint: Checkpoint | None = None, update: bool = True) -> Job:
@@ -172,7 +194,7 @@ def job(backbone: Backbone, *, first: bool, checkpoint: Checkpoint | None = None
     earlier = [] if first else [up(Adapter.new_task(3, 3, 64, 2, generator), 5)]
     return Job(
         encoder=Encoder(backbone, Preprocess(32), shared, earlier[0] if earlier else None),
-        images=pictures(),
+        source=pictures(),
         labels=np.arange(10) % 3,
         classes=3,
         earlier=earlier,
@@ -185,16 +207,23 @@ def job(backbone: Backbone, *, first: bool, checkpoint: Checkpoint | None = None
     )
 
 
+def prefix_tokens(job: Job) -> tuple[Tokens, ...]:
+    """Return the prefix tokens of every view of a job's pictures."""
+    with tempfile.TemporaryDirectory() as scratch:
+        cache = TokenCache(Path(scratch), 1 << 30)
+        encode = ViewEncoder(job.encoder, Checkpoint(Path(scratch), {}), cache, lambda *told: None)
+        return encode.base("train", job.source, job.config.views, keep_tokens=True).tokens
+
+
 def task_adapter(job: Job) -> tuple[Adapter, ...]:
-    assert job.encoder.shared is not None
-    tokens = [prefix_tokens(job, job.encoder.shared, view) for view in range(CONFIG.views)]
-    return train_task_adapter(job, tokens)[:1]
+    return train_task_adapter(job, prefix_tokens(job))[:1]
 
 
 def adapted(name: str) -> Callable[[Job], tuple[Adapter, ...]]:
     def run(job: Job) -> tuple[Adapter, ...]:
         result = SCHEDULES[name](job)
-        return result.shared, result.task
+        assert result.task is not None or name == "two-stage"
+        return (result.shared, result.task) if result.task else (result.shared,)
 
     return run
 
@@ -203,7 +232,7 @@ STAGES: dict[str, tuple[Callable[[Job], tuple[Adapter, ...]], bool, tuple[str, .
     "joint, first task": (adapted("joint"), True, ("shared",)),
     "joint, later task": (adapted("joint"), False, ("shared",)),
     "two-stage, first task": (adapted("two-stage"), True, ("shared",)),
-    "two-stage, later task": (adapted("two-stage"), False, ("shared", "train")),
+    "two-stage, later task": (adapted("two-stage"), False, ("shared",)),
     "distil_shared": (lambda job: (distil_shared(job),), False, ("shared",)),
     "train_task_adapter": (task_adapter, False, ("train",)),
 }
@@ -262,10 +291,9 @@ def written_out(job: Job, name: str) -> list[Tensor]:
     parameters = [*trained, *classifier.parameters()]
     velocity = [torch.zeros_like(p) for p in parameters]
     for epoch in range(EPOCHS):
-        pixels, targets = (
-            job.views(np.arange(10), epoch % CONFIG.views if name == "task" else epoch),
-            torch.arange(10) % 3,
-        )
+        pixels, targets = job.views(np.arange(10), epoch), torch.arange(10) % 3
+        if name == "task":
+            pixels = job.encoder.input(np.stack(job.source.view(epoch % (1 + CONFIG.views))))
         tokens = backbone.prefix(pixels, teacher if name == "task" else shared)
         early = classifier(backbone.final_norm(tokens)[:, 0])
         late = classifier(backbone.final_norm(backbone.suffix(tokens, task))[:, 0])
@@ -284,17 +312,25 @@ def written_out(job: Job, name: str) -> list[Tensor]:
     return [value.detach() for value in (shared.B, task.B, task.A, task.log_mu)]
 
 
+@pytest.mark.parametrize(("micro_batch", "recompute"), [(32, False), (3, False), (32, True)])
 @pytest.mark.parametrize(
     ("name", "run"),
     [("joint", adapted("joint")), ("distil", STAGES["distil_shared"][0]), ("task", task_adapter)],
     ids=["joint", "distil", "task"],
 )
 def test_later_task_is_trained_as_written_out(
-    tiny_backbone: Backbone, name: str, run: Callable[[Job], tuple[Adapter, ...]], monkeypatch: pytest.MonkeyPatch
+    tiny_backbone: Backbone,
+    name: str,
+    run: Callable[[Job], tuple[Adapter, ...]],
+    micro_batch: int,
+    recompute: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    task = job(tiny_backbone, first=False)
-    assert task.optimisation == Optimisation(EPOCHS, 0.05, 4, 5e-4, distillation=5.0, orthogonality=1e-4)
-    settings = replace(task.optimisation, batch_size=32, orthogonality=0.5)  # an epoch is a step, every term counts
+    task = replace(job(tiny_backbone, first=False), config=replace(CONFIG, recompute=recompute))
+    assert task.optimisation == Optimisation(EPOCHS, 0.05, 4, 32, 5e-4, distillation=5.0, orthogonality=1e-4)
+    settings = replace(
+        task.optimisation, batch_size=32, micro_batch=micro_batch, orthogonality=0.5
+    )  # an epoch is a step, every term counts
     monkeypatch.setattr(Job, "optimisation", property(lambda job: settings))
     expected = written_out(task, name)
     result = {"shared" if adapter.shared else "task": adapter for adapter in run(task)}
@@ -305,6 +341,41 @@ def test_later_task_is_trained_as_written_out(
             (result["task"].B, result["task"].A, result["task"].log_mu), expected[1:], strict=True
         ):
             torch.testing.assert_close(value, wanted, rtol=0.01, atol=1e-4)
+
+
+@pytest.mark.skipif(not computes_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16 instructions")
+@pytest.mark.parametrize("name", STAGES)
+def test_reduced_precision_changes_little_and_leaves_no_trace(tiny_backbone: Backbone, name: str) -> None:
+    run, first, _ = STAGES[name]
+    task = job(tiny_backbone, first=first)
+    pixels = task.views(np.arange(10), 0)
+    before = tiny_backbone.prefix(pixels)
+    exact = tensors(run(task))
+    reduced = tensors(run(replace(task, config=replace(CONFIG, reduced_precision=True))))
+    assert any(not np.array_equal(a, b) for a, b in zip(exact, reduced, strict=True))
+    for value, expected in zip(reduced, exact, strict=True):
+        assert value.dtype == np.float32
+        np.testing.assert_allclose(value, expected, atol=0.1 * np.abs(expected).max())
+    assert torch.equal(tiny_backbone.prefix(pixels), before)
+    assert all(block.attn.fused_attn for block in tiny_backbone.blocks)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_recomputation_saves_less_and_changes_nothing(tiny_backbone: Backbone, name: str) -> None:
+    run, first, _ = STAGES[name]
+    task, saved = job(tiny_backbone, first=first), {}
+
+    def measured(recompute: bool) -> list[np.ndarray]:
+        def note(tensor: Tensor) -> Tensor:
+            saved[recompute] = saved.get(recompute, 0) + tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            return tensors(run(replace(task, config=replace(CONFIG, recompute=recompute))))
+
+    for value, expected in zip(measured(True), measured(False), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    assert saved[True] < saved[False]
 
 
 def digest(module: nn.Module) -> str:
@@ -353,8 +424,7 @@ def test_loss_falls(tiny_backbone: Backbone, name: str, monkeypatch: pytest.Monk
         train_stage(stage, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("edge_cl.adaptation.train_stage", spy)
-    colours = [Image.new("RGB", (40, 48), [(250, 10, 10), (10, 250, 10), (10, 10, 250)][i % 3]) for i in range(10)]
-    run(replace(job(tiny_backbone, first=first), images=colours))
+    run(replace(job(tiny_backbone, first=first), source=pictures("colours")))
     assert set(losses) == set(stages)
     assert all(curve[-1] < 0.9 * curve[0] for curve in losses.values())
 
@@ -369,8 +439,39 @@ def test_view_depends_on_seed_picture_and_number_alone(tiny_backbone: Backbone) 
 
 def test_prefix_tokens_are_those_of_the_views(tiny_backbone: Backbone) -> None:
     task = job(tiny_backbone, first=False)
-    assert task.encoder.shared is not None
-    tokens = prefix_tokens(task, task.encoder.shared, 1)
-    expected = tiny_backbone.prefix(task.views(np.arange(10), 1), task.encoder.shared)
-    assert (tokens.dtype, tokens.shape) == (torch.float16, (10, 5, 64))
-    torch.testing.assert_close(tokens.float(), expected, rtol=1e-3, atol=1e-3)
+    tokens = prefix_tokens(task)
+    assert len(tokens) == 1 + CONFIG.views
+    for number, view in enumerate(tokens):
+        pixels = task.encoder.input(np.stack(task.source.view(number)))
+        expected = tiny_backbone.prefix(pixels, task.encoder.shared)
+        torch.testing.assert_close(view.rows(np.arange(10)), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("rate", "patches"), [(0.25, 75), (0.5, 50), (0.99, 1)])
+def test_a_step_sees_a_share_of_the_patches(rate: float, patches: int) -> None:
+    vit = build(BackboneSpec(TINY, 160, 3, Preprocess(160)), random_weights(TINY))  # 100 patches and a class token
+    task = replace(job(vit, first=False), config=replace(CONFIG, patch_drop_rate=rate))
+    kept = task.kept(np.array([3, 7]), 1)
+    assert kept is not None
+    assert kept.shape == (2, 1 + patches)
+    assert not np.array_equal(kept[0], kept[1])
+    for row in kept:
+        assert row[0] == 0
+        assert (np.diff(row) > 0).all()
+        assert row[-1] <= 100
+    np.testing.assert_array_equal(task.kept(np.array([7]), 1)[0], kept[1])  # type: ignore[index]
+    assert not np.array_equal(task.kept(np.array([7]), 2)[0], kept[1])  # type: ignore[index]
+    published = replace(task, config=replace(task.config, schedule="joint"))
+    assert published.kept(np.array([3]), 1) is None
+
+
+def test_dropped_patches_are_the_ones_not_kept(tiny_backbone: Backbone) -> None:
+    task = replace(job(tiny_backbone, first=False), config=replace(CONFIG, patch_drop_rate=0.5))
+    batch = np.array([2, 5, 8])
+    kept, whole = task.kept(batch, 1), tiny_backbone.embed(task.views(batch, 1))
+    assert kept is not None
+    seen = task.embedded(batch, 1)
+    rows = prefix_tokens(task)[1]
+    for i, chosen in enumerate(kept):
+        assert torch.equal(seen[i], whole[i, chosen])
+        assert torch.equal(rows.rows(batch, kept)[i], rows.rows(batch)[i, chosen])

@@ -1,0 +1,163 @@
+"""How much memory a learn will take, predicted from shapes and settings, and the settings that keep it under a limit.
+
+All terms were checked against the process's high-water mark (docs/training.md). What is counted: the process as it is
+when the model is loaded, the decoded pictures, the features of every view, and the largest of what training, encoding
+and statistics need for a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edge_cl.budget import Work
+from edge_cl.config import LearnConfig
+from edge_cl.decoded import WORKING_COPY
+from edge_cl.errors import EdgeClError
+from edge_cl.features import BATCH_SIZE, Encoder
+from edge_cl.statistics import rows_at_once
+from edge_cl.training import batch_count
+
+MB = 2**20
+FLOAT = 4  # bytes
+SAVED = 13  # numbers that one block of width 1 saves of a token for the backward pass
+PASSING = 14  # numbers that one block of width 1 holds of a token for a moment while training, ...
+ENCODING = 30  # ... and while encoding
+PIXELS = 2  # floating-point copies of a picture on its way into the network
+LIBRARIES_MB = 50  # buffers that numerical and plotting libraries take when they are first used
+LANDSCAPE = 1.4  # longer side of a picture over its shorter one
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The sizes that decide how much memory a learn takes.
+
+    Attributes:
+        work: pictures and stages.
+        width: D of the backbone.
+        tokens: N of a picture.
+        depth: blocks.
+        features: F of a picture.
+        image_size: side of the input, pixels.
+        directions: of the covariance that is known.
+    """
+
+    work: Work
+    width: int
+    tokens: int
+    depth: int
+    features: int
+    image_size: int
+    directions: int = 0
+
+    @classmethod
+    def of(cls, work: Work, encoder: Encoder, directions: int) -> Footprint:
+        """Return the footprint of a learn on a backbone, by one that knows so many directions of the covariance."""
+        backbone, size = encoder.backbone, encoder.preprocess.image_size
+        return cls(work, backbone.width, backbone.tokens, backbone.depth, encoder.width, size, directions)
+
+    def peak_mb(self, config: LearnConfig) -> float:
+        """Return the most memory that a learn takes under some settings, beyond the loaded model, MB."""
+        pictures, features, training = self._pictures_b(), self._features_b(config), self._training_b(config)
+        encoding = pictures + features + self._encoding_b(config)
+        # Shared and base adapter train on the pictures; a task adapter later, when only their features are left.
+        training += pictures if self.work.together or self.work.distils else features
+        return LIBRARIES_MB + max(training, encoding, features + self._statistics_b(config)) / MB
+
+    def _pictures_b(self) -> float:
+        square = 3 * self.image_size**2
+        return self.work.hold_out * square + self.work.train * square * (1 + LANDSCAPE * WORKING_COPY**2)
+
+    def _training_b(self, config: LearnConfig) -> float:
+        work = self.work
+        if not work.adapts or config.method == "prototype":
+            return 0.0
+        blocks = self.depth if work.together else self.depth * max(1 - work.prefix, work.prefix * work.distils)
+        saved = blocks * (1 if config.recompute else SAVED) + (SAVED if config.recompute else 0) + PASSING
+        pixels = PIXELS * 3 * self.image_size**2
+        batch = math.ceil(work.train / batch_count(work.train, config.batch_size))
+        at_once = min(config.micro_batch, batch)
+        return at_once * FLOAT * (work.seen * self.tokens * self.width * saved + pixels)
+
+    def _encoding_b(self, config: LearnConfig) -> float:
+        pixels = PIXELS * 3 * self.image_size**2
+        return min(BATCH_SIZE, config.micro_batch) * FLOAT * (self.tokens * self.width * ENCODING + pixels)
+
+    def _features_b(self, config: LearnConfig) -> float:
+        branches = 1 + (self.work.adapts and not self.work.together)
+        rows = self.work.train * (1 + config.views) + self.work.hold_out
+        return branches * rows * (self.features + self.width) * FLOAT
+
+    def _statistics_b(self, config: LearnConfig) -> float:
+        rows = min(self.work.train * (1 + config.views), rows_at_once(self.features))
+        rank = min(self.directions + rows, config.covariance_rank)
+        return FLOAT * self.features * (self.directions + 2 * rows + rank) + 3 * 8 * (self.directions + rows) ** 2
+
+    def fit(self, config: LearnConfig, idle_mb: float, limit_mb: float) -> LearnConfig:
+        """Return the settings nearest to the given ones whose peak stays under a limit.
+
+        Args:
+            config: wanted.
+            idle_mb: what the process takes with the model loaded.
+            limit_mb: most that the process may take.
+
+        Raises:
+            EdgeClError: not even the least fits.
+        """
+        least = config
+        for option in _down(config):
+            if idle_mb + self.peak_mb(option) <= limit_mb:
+                return option
+            least = option
+        needed = idle_mb + self.peak_mb(least)
+        raise EdgeClError(
+            f"{limit_mb:.0f} MB are not enough: these {self.work.train + self.work.hold_out} pictures need about "
+            f"{needed:.0f} MB at least, {idle_mb:.0f} MB of them for the loaded backbone.",
+            mend=f"Pass --memory {needed:.0f}MB, learn fewer classes at a time, or choose a smaller backbone.",
+        )
+
+
+def _down(config: LearnConfig) -> Iterator[LearnConfig]:
+    """Yield settings that take less and less memory: smaller micro-batches, recomputation, then fewer views."""
+    yield config
+    sizes = [size for size in (16, 8, 4, 2, 1) if size < config.micro_batch]
+    for size in sizes:
+        if size >= 8:
+            yield replace(config, micro_batch=size)
+    for size in (min(8, config.micro_batch), *(size for size in sizes if size < 8)):
+        yield replace(config, micro_batch=size, recompute=True)
+    for views in range(config.views - 1, -1, -1):
+        yield replace(config, micro_batch=1, recompute=True, views=views)
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, so that the next stage does not come on top of it."""
+    with contextlib.suppress(AttributeError):  # not every C library has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def idle_mb() -> float:
+    """Give freed memory back, and return what the process then holds, with CUDA's allocator, 2^20 bytes."""
+    give_back()
+    return _process_mb("VmRSS") + _cuda_b("memory_allocated") / MB
+
+
+def peak_mb() -> float:
+    """Return the high-water mark of this process's memory, with CUDA's allocator where it is in use, 2^20 bytes."""
+    return _process_mb("VmHWM") + _cuda_b("max_memory_allocated") / MB
+
+
+def _process_mb(counter: str) -> float:
+    """Read a counter of the kernel; unlike getrusage's, it knows nothing of the process that started this one."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{counter}:")) / 1024
+
+
+def _cuda_b(counter: str) -> int:
+    torch = sys.modules.get("torch")
+    return int(getattr(torch.cuda, counter)()) if torch is not None and torch.cuda.is_available() else 0

@@ -1,0 +1,146 @@
+"""Prefix tokens on disk: computed once a view, read back by the row, of a size that no memory has to hold."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edge_cl.durable import make_directory, replacing
+from edge_cl.errors import StoreError
+from edge_cl.statistics import Indices
+from edge_cl.version import JsonObject, canonical_json
+
+DIGEST = 32  # bytes of SHA-256 behind the tokens
+CHUNK = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Prefix tokens of one view of n pictures, (n, N, D) in half precision, in a memory-mapped file."""
+
+    mapped: np.memmap[tuple[int, int, int], np.dtype[np.float16]]
+
+    def __len__(self) -> int:
+        return len(self.mapped)
+
+    def rows(self, pictures: Indices, kept: Indices | None = None) -> Tensor:
+        """Return the tokens of some pictures in single precision, (B, K, D), on the CPU.
+
+        Args:
+            pictures: which pictures, (B,).
+            kept: which tokens of each, (B, K); all, if not given.
+        """
+        rows = self.mapped[pictures] if kept is None else self.mapped[pictures[:, None], kept]
+        self.mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # read pages are not ours to hold
+        return torch.from_numpy(np.asarray(rows)).float()
+
+    def resident(self, device: torch.device) -> ResidentTokens:
+        """Return the same tokens held in the memory of a device."""
+        return ResidentTokens(torch.from_numpy(np.array(self.mapped)).to(device))
+
+
+@dataclass(frozen=True)
+class ResidentTokens:
+    """Prefix tokens of one view of n pictures, (n, N, D) in half precision, in the memory of a device."""
+
+    held: Tensor
+
+    def rows(self, pictures: Indices, kept: Indices | None = None) -> Tensor:
+        """Return the tokens of some pictures in single precision, (B, K, D), on that device; see `Tokens.rows`."""
+        i = torch.from_numpy(pictures).to(self.held.device)
+        rows = self.held[i] if kept is None else self.held[i[:, None], torch.from_numpy(kept).to(self.held.device)]
+        return rows.float()
+
+
+@dataclass(frozen=True)
+class TokenCache:
+    """Token files by the hash of everything that decides their content.
+
+    A file is the tokens and their SHA-256; one that is damaged counts as absent. One process at a time writes.
+
+    Attributes:
+        directory: where the files live; made when the first is written.
+        limit_bytes: most that they take together; the oldest give way.
+    """
+
+    directory: Path
+    limit_bytes: int
+
+    def room(self, shape: tuple[int, int, int]) -> int:
+        """Return how many files of tokens (n, N, D) there is room for."""
+        return int(self.limit_bytes // (2 * int(np.prod(shape)) + DIGEST))
+
+    def find(self, key: JsonObject, shape: tuple[int, int, int]) -> Tokens | None:
+        """Return the tokens that were stored under a key, or None."""
+        path = self._path(key)
+        size = 2 * int(np.prod(shape))
+        if not path.is_file() or path.stat().st_size != size + DIGEST or _digest(path, size) != _tail(path, size):
+            return None
+        path.touch()
+        return Tokens(np.memmap(path, np.float16, "r", shape=shape))
+
+    def fill(self, key: JsonObject, shape: tuple[int, int, int], batches: Iterable[Tensor]) -> Tokens:
+        """Store tokens (n, N, D) under a key, durably; what was there is replaced.
+
+        Args:
+            key: all that decides the tokens: prefix, preprocessing, pictures, views.
+            shape: n, N, D.
+            batches: tokens of the pictures in order, (B, N, D) each.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        path, size, digest = self._path(key), 2 * int(np.prod(shape)), hashlib.sha256()
+        try:
+            make_directory(self.directory)
+            self._make_room(size + DIGEST)
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                for tokens in batches:
+                    data = tokens.half().cpu().numpy().tobytes()
+                    digest.update(data)
+                    file.write(data)
+                if file.tell() != size:
+                    raise ValueError(f"{file.tell()} bytes of tokens were produced, {size} were announced")
+                file.write(digest.digest())
+        except OSError as error:
+            raise StoreError(
+                f"The prefix tokens could not be written to {path}: {error}.",
+                mend="Free some space and run the same command again: it resumes.",
+            ) from error
+        return Tokens(np.memmap(path, np.float16, "r", shape=shape))
+
+    def _make_room(self, size: int) -> None:
+        files = sorted(self._files(), key=lambda path: path.stat().st_mtime_ns)
+        while files and sum(path.stat().st_size for path in files) + size > self.limit_bytes:
+            files.pop(0).unlink()
+
+    def _files(self) -> list[Path]:
+        return list(self.directory.glob("*.f16")) if self.directory.is_dir() else []
+
+    def _path(self, key: JsonObject) -> Path:
+        return self.directory / f"{hashlib.sha256(canonical_json(key)).hexdigest()}.f16"
+
+
+def _digest(path: Path, size: int) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while size > 0:
+            data = file.read(min(size, CHUNK))
+            if not data:
+                break
+            digest.update(data)
+            size -= len(data)
+    return digest.digest()
+
+
+def _tail(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(size)
+        return file.read()

@@ -1,0 +1,119 @@
+"""A learn's memory: what is predicted, which settings keep it under a limit, and that they change nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from small import CONFIG, edge_cl, new_learner, write_looks
+
+from edge_cl.budget import Work
+from edge_cl.cli import megabytes
+from edge_cl.config import LearnConfig
+from edge_cl.errors import EdgeClError, UsageError
+from edge_cl.memory import LIBRARIES_MB, Footprint, idle_mb, peak_mb
+
+FIRST = Footprint(Work(100, 10, 0.5, adapts=True, together=True, distils=False, seen=0.5), 192, 65, 12, 4608, 128)
+LATER = replace(FIRST, work=replace(FIRST.work, together=False))
+DEFAULT = LearnConfig()
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("micro_batch", [1, 32])
+@pytest.mark.parametrize("recompute", [True, False])
+def test_peak_by_hand(together: bool, micro_batch: int, recompute: bool) -> None:
+    config = replace(DEFAULT, micro_batch=micro_batch, views=0, recompute=recompute)
+    square, at_once = 3 * 128**2, min(micro_batch, 25)  # 100 pictures make four batches of 25
+    pictures = 10 * square + 100 * square * (1 + 1.4 * 1.5**2)
+    blocks = 12 if together else 6
+    saved = blocks + 13 if recompute else blocks * 13
+    training = at_once * 4 * (0.5 * 65 * 192 * (saved + 14) + 2 * square)
+    features = (1 if together else 2) * 110 * (4608 + 192) * 4
+    encoding = min(micro_batch, 16) * 4 * (65 * 192 * 30 + 2 * square)
+    statistics = 4 * 4608 * (2 * 100 + 100) + 24 * 100**2
+    peak = max(training + (pictures if together else features), pictures + features + encoding, features + statistics)
+    assert (FIRST if together else LATER).peak_mb(config) == pytest.approx(LIBRARIES_MB + peak / 2**20)
+
+
+@pytest.mark.parametrize("footprint", [FIRST, LATER], ids=["first", "later"])
+def test_every_step_down_takes_less(footprint: Footprint) -> None:
+    least = footprint.peak_mb(replace(DEFAULT, micro_batch=1, recompute=True, views=0))
+    limits = range(400, math.ceil(least), -1)
+    wanted = [footprint.fit(DEFAULT, 700, 700 + limit) for limit in limits]
+    assert all(footprint.peak_mb(config) <= limit for config, limit in zip(wanted, limits, strict=True))
+    assert wanted[0] == DEFAULT
+    order = list(dict.fromkeys((c.micro_batch, c.recompute, c.views) for c in wanted))
+    assert order[:2] == [(32, False, 3), (16, False, 3)]
+    assert order == sorted(order, key=lambda o: (o[2], o[0], not o[1]), reverse=True)
+    assert order[-1][2] < 2
+
+
+def test_too_little_names_the_least() -> None:
+    with pytest.raises(EdgeClError, match=r"^710 MB are not enough: these 110 pictures need about (\d+) MB") as caught:
+        FIRST.fit(DEFAULT, 700, 710)
+    least = int(str(caught.value).split("about ")[1].split(" MB")[0])
+    assert f"--memory {least}MB" in caught.value.mend
+    assert FIRST.fit(DEFAULT, 700, least + 1).views == 0
+
+
+@pytest.mark.parametrize(("text", "amount"), [("800MB", 800), ("2GB", 2048), ("1.5g", 1536), ("512 MiB", 512)])
+def test_amounts(text: str, amount: float) -> None:
+    assert megabytes(text) == amount
+
+
+@pytest.mark.parametrize("text", ["", "0MB", "-2GB", "much", "800", "5 TB"])
+def test_what_is_no_amount(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="write 800MB or 2GB"):
+        megabytes(text)
+    assert edge_cl("learn", "--new-classes", "x", f"--memory={text}").code == 2
+
+
+@pytest.mark.parametrize("amount", [0.0, -1.0, float("inf"), float("nan")])
+def test_memory_must_be_positive(amount: float) -> None:
+    with pytest.raises(UsageError, match="memory_mb must be positive"):
+        LearnConfig(memory_mb=amount)
+
+
+def test_counters_agree_with_the_kernel() -> None:
+    before = idle_mb()
+    block = bytearray(64 << 20)
+    assert 60 < idle_mb() - before < 70
+    assert peak_mb() >= idle_mb() - 2  # the kernel counts some pages late
+    del block
+
+
+def test_too_little_memory_stops_before_work(tmp_path: Path) -> None:
+    learner = new_learner(tmp_path)
+    pictures = write_looks(tmp_path / "pictures", {"a": 0, "b": 4}, 8)
+    with pytest.raises(EdgeClError, match="MB are not enough"):
+        learner.learn(pictures, replace(CONFIG, memory_mb=50.0))
+    assert [v.number for v in learner.log()] == [0]
+
+
+def test_a_learn_keeps_to_its_memory_and_says_how(tmp_path: Path) -> None:
+    """In a process of its own: settings that need less are chosen, and the high-water mark stays below the limit."""
+    pictures = write_looks(tmp_path / "pictures", {"a": 0, "b": 4, "c": 8}, 16)
+    free = _learned(pictures, tmp_path / "free")
+    limit = free["budget"]["idle_mb"] + 0.8 * (free["budget"]["predicted_mb"] - free["budget"]["idle_mb"])
+    kept = _learned(pictures, tmp_path / "kept", "--memory", f"{limit:.0f}MB")
+    assert kept["budget"]["memory_mb"] == round(limit)
+    assert kept["budget"]["predicted_mb"] <= limit
+    assert kept["peak_memory_mb"] <= 1.05 * limit
+    assert any(note.startswith(f"To stay under {limit:.0f} MB: ") for note in kept["notes"])
+    assert kept["holdout_accuracy"] == pytest.approx(free["holdout_accuracy"], abs=0.35)  # one of three pictures
+
+
+def _learned(pictures: Path, store: Path, *options: str) -> dict[str, Any]:
+    """Learn with the shipped backbone, one epoch."""
+    what = ["learn", "--new-classes", str(pictures), "--store", str(store), "--epochs", "1", "--json", *options]
+    done = subprocess.run([sys.executable, "-m", "edge_cl.cli", *what], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
