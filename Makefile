@@ -24,7 +24,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python examples/stream.py
+	$(BIN)/edge-cl benchmark learn examples/tabletop --increment 4
 
 clean:
 	rm -rf $(VENV) build *.egg-info demo_output

@@ -1,0 +1,210 @@
+"""Benchmarks over class-incremental streams: every step a process of the command line, as a robot would run it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_cl.errors import EdgeClError, FolderError
+
+BASELINE = "joint"  # as published, answers included
+ARMS: Mapping[str, Sequence[str]] = {BASELINE: ("--schedule", "joint", "--shared-update", "distil"), "edge-cl": ()}
+RULES = {BASELINE: "published", "edge-cl": "routed"}
+
+
+def run(*arguments: str | Path) -> Any:
+    """Run one command of edge-cl in a process of its own and return its JSON.
+
+    Raises:
+        EdgeClError: it failed; with what it said.
+    """
+    command = [sys.executable, "-m", "edge_cl.cli", *map(str, arguments), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EdgeClError(f"edge-cl {' '.join(map(str, arguments))} failed: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A folder data set cut into tasks.
+
+    Attributes:
+        data: holds train/<class>/ and test/<class>/.
+        tasks: class names of each task.
+    """
+
+    data: Path
+    tasks: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, data: Path, sizes: Sequence[int], seed: int) -> Stream:
+        """Shuffle the classes by a seed and cut them into tasks of the given sizes, of which the last repeats.
+
+        Raises:
+            FolderError: there is no train or no test folder with classes.
+        """
+        missing = [part for part in ("train", "test") if not any(p.is_dir() for p in (data / part).glob("*"))]
+        if missing:
+            faults = (f"{data / part} holds no class folders." for part in missing)
+            raise FolderError(*faults, mend="A stream needs DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg.")
+        names = sorted(path.name for path in (data / "train").iterdir() if path.is_dir())
+        names = [names[i] for i in np.random.RandomState(seed).permutation(len(names))]
+        tasks, left = [], list(sizes)
+        while names:
+            tasks.append(tuple(names[: left[0]]))
+            names, left = names[left[0] :], left[1:] or left
+        return cls(data, tuple(tasks))
+
+    def known(self, task: int) -> tuple[str, ...]:
+        """Return the classes known after a task."""
+        return tuple(name for names in self.tasks[: task + 1] for name in names)
+
+    def folder(self, part: str, names: Sequence[str], scratch: Path) -> Path:
+        """Make a folder of links to some classes of train or test."""
+        folder = Path(tempfile.mkdtemp(dir=scratch))
+        for name in names:
+            if (self.data / part / name).is_dir():
+                (folder / name).symlink_to((self.data / part / name).resolve())
+        return folder
+
+
+@dataclass(frozen=True)
+class LearnRow:
+    """What one learn of one arm cost.
+
+    Attributes:
+        seed: of class order and training.
+        task: number of the task, from 0.
+        arm: a key of `ARMS`.
+        classes: of the task.
+        learn_s: seconds of the learn.
+        process_s: seconds of its whole process, start and imports included.
+        peak_mb: high-water mark of the process.
+        idle_mb: the process with the model loaded.
+        predicted_mb: predicted high-water mark.
+        accuracy: test accuracy over all classes so far; after the last task only.
+    """
+
+    seed: int
+    task: int
+    arm: str
+    classes: int
+    learn_s: float
+    process_s: float
+    peak_mb: float
+    idle_mb: float
+    predicted_mb: float
+    accuracy: float | None
+
+
+def learn_rows(
+    data: Path, sizes: Sequence[int], seeds: Sequence[int], epochs: int, init: Sequence[str | Path]
+) -> Iterator[LearnRow]:
+    """Teach every arm the same streams, in turns, a learn at a time.
+
+    Args:
+        data: holds train/<class>/ and test/<class>/.
+        sizes: classes of each task; the last repeats.
+        seeds: one stream each.
+        epochs: of every adapter stage, in every arm.
+        init: options of `edge-cl init`.
+    """
+    for seed in seeds:
+        stream = Stream.of(data, sizes, seed)
+        with tempfile.TemporaryDirectory() as scratch:
+            place = Path(scratch)
+            for arm in ARMS:
+                run("init", "--store", place / arm, *init)
+            test = stream.folder("test", stream.known(len(stream.tasks)), place)
+            for task, names in enumerate(stream.tasks):
+                train = stream.folder("train", names, place)
+                for arm, options in ARMS.items():
+                    store, start = ("--store", place / arm), time.monotonic()
+                    common = ("--epochs", str(epochs), "--seed", str(seed))
+                    report = run("learn", "--new-classes", train, *common, *options, *store)
+                    process_s, last = time.monotonic() - start, task == len(stream.tasks) - 1
+                    budget = report["budget"]
+                    yield LearnRow(
+                        seed, task, arm, len(names), report["seconds"]["total"], round(process_s, 3),
+                        report["peak_memory_mb"], budget["idle_mb"], budget["predicted_mb"],
+                        run("eval", test, "--rule", RULES[arm], *store)["accuracy"] if last else None,
+                    )  # fmt: skip
+
+
+def summarise(rows: Sequence[LearnRow]) -> dict[str, dict[str, float]]:
+    """Return for every arm the medians over the seeds, and the ratios to the published schedule."""
+    result: dict[str, dict[str, float]] = {}
+    for arm in ARMS:
+        streams = [[row for row in rows if (row.arm, row.seed) == (arm, seed)] for seed in {row.seed for row in rows}]
+        own = [row for stream in streams for row in stream]
+        result[arm] = {
+            "learn_s": statistics.median(sum(row.learn_s for row in stream) for stream in streams),
+            "process_s": statistics.median(sum(row.process_s for row in stream) for stream in streams),
+            "slowest_s": max(row.process_s for row in own),
+            "peak_mb": max(row.peak_mb for row in own),
+            "above_idle_mb": statistics.median(max(row.peak_mb - row.idle_mb for row in stream) for stream in streams),
+            "accuracy": statistics.mean(row.accuracy for row in own if row.accuracy is not None),
+        }
+    for values in result.values():
+        values["speedup"] = result[BASELINE]["learn_s"] / values["learn_s"]
+        values["memory_ratio"] = values["above_idle_mb"] / result[BASELINE]["above_idle_mb"]
+    return result
+
+
+def to_csv(rows: Sequence[LearnRow]) -> str:
+    """Write rows as comma-separated values."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, [field.name for field in fields(LearnRow)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return buffer.getvalue()
+
+
+def plot(rows: Sequence[LearnRow]) -> bytes:
+    """Draw seconds and memory of every task, medians over the seeds, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    tasks = sorted({row.task for row in rows})
+    costs: list[tuple[Any, str, Callable[[LearnRow], float]]] = [
+        (left, "seconds of a learn", lambda row: row.learn_s),
+        (right, "MB above the idle process", lambda row: row.peak_mb - row.idle_mb),
+    ]
+    for axes, label, cost in costs:
+        for arm in ARMS:
+            own = [statistics.median(cost(row) for row in rows if (row.arm, row.task) == (arm, t)) for t in tasks]
+            axes.plot([t + 1 for t in tasks], own, marker="o", markersize=4, label=arm)
+        axes.set(xlabel="task", title=label, ylim=(0, None))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def machine() -> str:
+    """Return a line that names the processor, the GPU if there is one, and the versions that matter."""
+    import torch
+
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    models = [line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")]
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    processor = models[0] if models else platform.machine()
+    return f"{processor}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"

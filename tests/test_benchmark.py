@@ -1,0 +1,104 @@
+"""Benchmarks: streams are cut and figures summed as they should be, and the command really learns."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small import BACKBONE, IMAGE_SIZE, edge_cl, write_looks, write_weights
+
+from edge_cl.benchmark import ARMS, LearnRow, Stream, run, summarise
+from edge_cl.errors import EdgeClError, FolderError
+
+LOOKS = {"a": 0, "b": 4, "c": 8, "d": 12}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_looks(root / "train", LOOKS, 8)
+    write_looks(root / "test", LOOKS, 4, first=100)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("sizes", "lengths"), [([1], [1, 1, 1, 1]), ([3], [3, 1]), ([9], [4]), ([1, 2], [1, 2, 1]), ([2, 1], [2, 1, 1])]
+)
+def test_tasks_have_their_sizes(data: Path, sizes: list[int], lengths: list[int]) -> None:
+    stream = Stream.of(data, sizes, 1993)
+    assert list(map(len, stream.tasks)) == lengths
+    assert sorted(stream.known(len(lengths) - 1)) == list(LOOKS)
+    assert stream.known(0) == stream.tasks[0]
+
+
+def test_the_seed_shuffles_as_usual(data: Path) -> None:
+    """In the way of the published code: numpy's legacy generator permutes the sorted names."""
+    names = sorted(LOOKS)
+    for seed in (0, 1993):
+        order = [names[i] for i in np.random.RandomState(seed).permutation(4)]
+        assert list(Stream.of(data, [1], seed).known(3)) == order
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FolderError) as caught:
+        Stream.of(tmp_path, [1], 0)
+    assert caught.value.faults == tuple(f"{tmp_path / part} holds no class folders." for part in ("train", "test"))
+
+
+def test_folders_are_links(data: Path, tmp_path: Path) -> None:
+    folder = Stream.of(data, [2], 0).folder("test", ["a", "c"], tmp_path)
+    assert sorted(p.name for p in folder.iterdir()) == ["a", "c"]
+    assert (folder / "c").resolve() == (data / "test" / "c").resolve()
+
+
+def test_a_failing_command_says_why(tmp_path: Path) -> None:
+    with pytest.raises(EdgeClError, match=f"(?s)classes --store {tmp_path} failed: error: .*is not a store"):
+        run("classes", "--store", tmp_path)
+
+
+def test_sums_by_hand() -> None:
+    row = LearnRow(1, 0, "joint", 2, 10.0, 12.0, 900.0, 700.0, 950.0, None)
+    rows = [
+        row,
+        replace(row, task=1, learn_s=20.0, process_s=23.0, peak_mb=1000.0, accuracy=0.5),
+        replace(row, arm="edge-cl", learn_s=5.0, process_s=7.0, peak_mb=800.0),
+        replace(row, arm="edge-cl", task=1, learn_s=5.0, process_s=8.0, peak_mb=850.0, accuracy=0.75),
+    ]
+    rows += [replace(r, seed=2, learn_s=2 * r.learn_s, accuracy=r.accuracy and r.accuracy + 0.1) for r in rows]
+    summary = summarise(rows)
+    assert summary["joint"] == {
+        "learn_s": 45.0, "process_s": 35.0, "slowest_s": 23.0, "peak_mb": 1000.0, "above_idle_mb": 300.0,
+        "accuracy": pytest.approx(0.55), "speedup": 1.0, "memory_ratio": 1.0,
+    }  # fmt: skip
+    assert summary["edge-cl"] == {
+        "learn_s": 15.0, "process_s": 15.0, "slowest_s": 8.0, "peak_mb": 850.0, "above_idle_mb": 150.0,
+        "accuracy": pytest.approx(0.8), "speedup": 3.0, "memory_ratio": 0.5,
+    }  # fmt: skip
+
+
+def test_the_command_compares_both_schedules(data: Path, tmp_path: Path) -> None:
+    weights = write_weights(tmp_path / "weights.safetensors")
+    init = ("--backbone", BACKBONE, "--weights", weights, "--image-size", IMAGE_SIZE, "--device", "cpu")
+    out = tmp_path / "out"
+    done = edge_cl(
+        "benchmark", "learn", data, "--increment", 2, "--epochs", 1, "--seed", 3, *init, "--output", out, "--json"
+    )
+    summary = done.json
+    assert summary == json.loads((out / "summary.json").read_text())
+    assert summary["arms"].keys() == ARMS.keys()
+    rows = list(csv.DictReader((out / "rows.csv").read_text().splitlines()))
+    assert [(row["task"], row["arm"]) for row in rows] == [(t, arm) for t in "01" for arm in ARMS]
+    for arm, values in summary["arms"].items():
+        own = [row for row in rows if row["arm"] == arm]
+        assert values["learn_s"] == pytest.approx(sum(float(row["learn_s"]) for row in own))
+        assert [row["accuracy"] != "" for row in own] == [False, True]
+        assert values["accuracy"] == float(own[-1]["accuracy"]) >= 0.25
+        assert all(0 < float(row["idle_mb"]) <= float(row["peak_mb"]) for row in own)
+    with Image.open(out / "plot.png") as image:
+        assert image.size[0] > 600
+    assert "task 2 edge-cl:" in done.err
