@@ -85,10 +85,12 @@ class Job:
     def kept(self, indices: np.ndarray, number: int) -> Indices | None:
         """Return which tokens of some pictures a step sees, (B, K): all but a random share of the patches.
 
-        They depend on seed, picture and number alone. None stands for all; the published schedule drops none.
+        They depend on seed, picture and number alone. None stands for all; none are dropped by the published schedule,
+        and by the task that shapes the base branch for all others.
         """
         fixed, tokens = self.encoder.backbone.fixed_tokens, self.encoder.backbone.tokens
-        rate = 0.0 if self.config.schedule == "joint" else self.config.patch_drop_rate
+        whole = self.config.schedule == "joint" or self.encoder.shared is None
+        rate = 0.0 if whole else self.config.patch_drop_rate
         count = max(1, round((tokens - fixed) * (1 - rate)))
         if count == tokens - fixed:
             return None

@@ -46,7 +46,7 @@ class LearnConfig:
         view_scale: smallest area of such a view, as a fraction of the picture.
         fresh_view_scale: the same for views that serve a single step, where the prefix itself is trained.
         patch_drop_rate: share of the patches that a training step leaves out (PatchDropout, Liu et al., WACV 2023); the
-            published schedule leaves out none.
+            published schedule and the task that shapes the base branch leave out none.
         adapt_pictures: fewest training pictures of a task that adapters are trained on (with two classes or more).
         readapt_factor: a task with so many times the classes that shaped the base branch shapes it anew.
         shrinkage: isotropic share of the pooled covariance.
@@ -71,7 +71,7 @@ class LearnConfig:
     r: int = 10
     learning_rate: float = 0.05
     batch_size: int = 32
-    micro_batch: int = 32
+    micro_batch: int = 16
     recompute: bool = False
     reduced_precision: bool = True
     weight_decay: float = 5e-4

@@ -99,13 +99,14 @@ def make_plan(
 def work_of(model: Model, encoder: Encoder, intake: Intake) -> Work:
     """Return the sizes of a learn."""
     anew, config = shapes_base(model, intake), model.config
+    together = anew or config.schedule == "joint"
     return Work(
         train=len(intake.train),
         hold_out=len(intake.hold_out),
         prefix=encoder.backbone.split / encoder.backbone.depth,
         adapts=adapts(model, intake),
-        together=anew or config.schedule == "joint",
+        together=together,
         distils=not anew and config.shared_update != "freeze",
-        seen=1 - config.patch_drop_rate if config.schedule != "joint" else 1.0,
+        seen=1.0 if together else 1 - config.patch_drop_rate,
         training=REDUCED_TRAINING if reduces_precision(config, encoder.device) else TRAINING,
     )

@@ -327,7 +327,7 @@ def test_later_task_is_trained_as_written_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task = replace(job(tiny_backbone, first=False), config=replace(CONFIG, recompute=recompute))
-    assert task.optimisation == Optimisation(EPOCHS, 0.05, 4, 32, 5e-4, distillation=5.0, orthogonality=1e-4)
+    assert task.optimisation == Optimisation(EPOCHS, 0.05, 4, 16, 5e-4, distillation=5.0, orthogonality=1e-4)
     settings = replace(
         task.optimisation, batch_size=32, micro_batch=micro_batch, orthogonality=0.5
     )  # an epoch is a step, every term counts
@@ -463,6 +463,8 @@ def test_a_step_sees_a_share_of_the_patches(rate: float, patches: int) -> None:
     assert not np.array_equal(task.kept(np.array([7]), 2)[0], kept[1])  # type: ignore[index]
     published = replace(task, config=replace(task.config, schedule="joint"))
     assert published.kept(np.array([3]), 1) is None
+    shaping = replace(task, encoder=replace(task.encoder, shared=None))
+    assert shaping.kept(np.array([3]), 1) is None
 
 
 def test_dropped_patches_are_the_ones_not_kept(tiny_backbone: Backbone) -> None:
