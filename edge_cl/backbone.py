@@ -93,7 +93,7 @@ class Backbone(nn.Module):
     def _run_block(self, i: int, tokens: Tensor, adapter: Adapter | None) -> Tensor:
         with self._adapted(i, adapter) as block, self._precision(tokens):
             after: Tensor = block(tokens)
-        return after.float()
+        return after.to(tokens.dtype)
 
     def _precision(self, tokens: Tensor) -> torch.autocast:
         return torch.autocast(tokens.device.type, torch.bfloat16, enabled=self._reduced)
@@ -116,11 +116,11 @@ class Backbone(nn.Module):
         last = self.blocks[blocks[-1]]
         if not self.has_class_token or type(last) is not Block:
             return self.classify_token(self.run_blocks(tokens, blocks, adapter))
-        tokens = self.run_blocks(tokens, blocks[:-1], adapter)
+        tokens, dtype = self.run_blocks(tokens, blocks[:-1], adapter), tokens.dtype
         with self._adapted(blocks[-1], adapter) as block, self._precision(tokens):
             tokens = (tokens + block.drop_path1(block.ls1(block.attn(block.norm1(tokens)))))[:, :1]
             tokens = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
-        return self.classify_token(tokens.float())
+        return self.classify_token(tokens.to(dtype))
 
     @contextmanager
     def training_mode(self, *, recompute: bool, reduced: bool) -> Iterator[None]:

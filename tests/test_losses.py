@@ -174,7 +174,7 @@ def test_exit_leaves_the_reassigned_gradient_and_the_task_loss_adds_its_own(tiny
 
     tokens = backbone.prefix(pixels, shared)
     logits = classifier(backbone.classify_token(tokens))
-    loss = exit_backward(shared, teacher, logits, exit_logits(teacher), settings)
+    loss = exit_backward(shared, teacher, logits, exit_logits(teacher), settings.distillation)
     assert loss.item() == pytest.approx(distillation.item(), rel=1e-12)
     assert not loss.requires_grad
     assert shared.B.grad is not None
