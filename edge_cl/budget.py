@@ -82,7 +82,11 @@ class TimeBudget:
     def learn_s(self, work: Work, config: LearnConfig) -> float:
         """Return the seconds of a whole learn under some settings."""
         training = work.shared_passes(config.epochs) + work.task_passes(config.epochs)
-        return training * self.pass_s + self.encoding_s(work, config.views) + self.own_s(work, config.views)
+        return (
+            training * self.pass_s
+            + self.encoding_s(work, config.views)
+            + self.own_s(work, min(config.views, config.branch_views))
+        )
 
     def encoding_s(self, work: Work, views: int) -> float:
         """Return the seconds of reading the pictures and of one pass over them and so many random views."""

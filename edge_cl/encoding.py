@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -51,6 +52,10 @@ class ViewEncoder:
     cache: TokenCache
     progress: Progress
 
+    @cached_property
+    def _prefix(self) -> str:
+        return self.encoder.prefix_digest()
+
     def base(self, name: str, source: Source, views: int, *, keep_tokens: bool) -> Encoded:
         """Run prefix and base branch over pictures.
 
@@ -64,7 +69,7 @@ class ViewEncoder:
         backbone = self.encoder.backbone
         shape = (len(source.pictures), backbone.tokens, backbone.width)
         kept = min(1 + views, max(1, self.cache.room(shape))) if keep_tokens and source.pictures else 0
-        prefix = self.encoder.prefix_digest() if kept else ""
+        prefix = self._prefix if kept else ""
         result, tokens = self._empty(1 + views, len(source.pictures)), []
         for view in range(1 + views):
             stage, key = f"{name}-{view}", {"prefix": prefix, **source.key(view)}

@@ -17,7 +17,7 @@ from edge_cl.config import LearnConfig
 from edge_cl.decoded import Source
 from edge_cl.drift import DriftMap
 from edge_cl.encoding import Encoded, Progress, ViewEncoder
-from edge_cl.features import BATCH_SIZE, Encoder
+from edge_cl.features import Encoder
 from edge_cl.head import Branch, Discriminant, precision_of
 from edge_cl.intake import Intake
 from edge_cl.memory import give_back
@@ -104,7 +104,7 @@ def learn(
     with stopwatch.stage("scan"):
         plan, budget = make_plan(model, encoder, intake, started, checkpoint)
     model = replace(model, config=plan.config)
-    encoder = replace(encoder, batch_size=min(BATCH_SIZE, plan.config.micro_batch))
+    encoder = replace(encoder, batch_size=plan.config.micro_batch)
     steps = Steps(work_of(model, encoder, intake), budget, checkpoint, cache, progress, stopwatch)
     task, epochs = -1, 0
     if intake.new:
@@ -223,11 +223,12 @@ def _with_pictures(
             job = replace(job, deadline=steps.budget.training_deadline(steps.work, encoded=True))
         adapter, epochs = train_task_adapter(job, seen.tokens)
         model = replace(model, adapters={**model.adapters, task: adapter})
-        views = steps.budget.fit_own_views(steps.work, config.views) if steps.budget else config.views
     with stage("head"):
         own, own_held = seen, seen_held
         if seen.tokens:
-            own = encode.branch(f"train-{task}", seen, model.adapters[task], 1 + min(views, config.branch_views))
+            most = config.branch_views
+            own_views = steps.budget.fit_own_views(steps.work, most) if steps.budget and job else most
+            own = encode.branch(f"train-{task}", seen, model.adapters[task], 1 + own_views)
         if seen_held.tokens:
             own_held = encode.branch(f"held-{task}", seen_held, model.adapters[task], 1)
         return _with_statistics(model, task, _Shown(train, seen, own), _Shown(held, seen_held, own_held)), epochs

@@ -19,7 +19,7 @@ from edge_cl.budget import Work
 from edge_cl.config import LearnConfig
 from edge_cl.decoded import WORKING_COPY
 from edge_cl.errors import EdgeClError
-from edge_cl.features import BATCH_SIZE, Encoder
+from edge_cl.features import Encoder
 from edge_cl.statistics import rows_at_once
 from edge_cl.training import batch_count
 
@@ -86,7 +86,7 @@ class Footprint:
 
     def _encoding_b(self, config: LearnConfig) -> float:
         pixels = PIXELS * 3 * self.image_size**2
-        return min(BATCH_SIZE, config.micro_batch) * FLOAT * (self.tokens * self.width * ENCODING + pixels)
+        return config.micro_batch * FLOAT * (self.tokens * self.width * ENCODING + pixels)
 
     def _features_b(self, config: LearnConfig) -> float:
         branches = 1 + (self.work.adapts and not self.work.together)

@@ -12,7 +12,7 @@ from edge_cl.budget import REDUCED_TRAINING, TRAINING, TimeBudget, Work
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
 from edge_cl.decoded import decode
-from edge_cl.features import BATCH_SIZE, Encoder
+from edge_cl.features import Encoder
 from edge_cl.intake import Intake
 from edge_cl.memory import Footprint, idle_mb
 from edge_cl.model import Model
@@ -81,7 +81,7 @@ def make_plan(
         config = replace(config, **saved.pop("settings"))
     elif config.memory_mb is not None:
         config = footprint.fit(config, idle, config.memory_mb)
-    budget = measure_pace(replace(encoder, batch_size=min(BATCH_SIZE, config.micro_batch)), intake, config, started)
+    budget = measure_pace(replace(encoder, batch_size=config.micro_batch), intake, config, started)
     if saved is not None:
         return Plan(config, **saved), budget
     if budget is not None:

@@ -200,6 +200,13 @@ def assert_follows(learner: Learner, before: Version, after: Version, folder: Pa
     assert moved_off < 0.9 * stayed_off
 
 
+def test_settings_of_an_earlier_release_are_read() -> None:
+    saved = CONFIG.to_json()
+    assert LearnConfig.from_json(saved) == CONFIG
+    assert LearnConfig.from_json({**saved, "statistics_views": 3}) == CONFIG  # it is no more
+    assert LearnConfig.from_json({"epochs": 7}) == LearnConfig(epochs=7)
+
+
 def test_adapters_without_hold_out(taught: Learner, tmp_path: Path) -> None:
     learner = copied(taught, tmp_path / "store")
     report = learner.learn(write_looks(tmp_path / "third", THIRD), replace(CONFIG, hold_out=0.0))
