@@ -146,7 +146,7 @@ class Backbone(nn.Module):
 
     def summarise(self, tokens: Tensor) -> Tensor:
         """Return class token and patch mean after the final norm: (B, N, D) to (B, S, D), S = 2 or 1."""
-        normed = self.final_norm(tokens)
+        normed = self.final_norm(tokens).float()
         mean = normed[:, self.fixed_tokens :].mean(1)
         return torch.stack((normed[:, 0], mean) if self.has_class_token else (mean,), 1)
 

@@ -10,9 +10,10 @@ from typing import TypeAlias
 import numpy as np
 from torch import Tensor
 
+from edge_cl.backend import Encoding
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.decoded import Source
-from edge_cl.features import Encoder, Encoding
+from edge_cl.features import Encoder
 from edge_cl.lora import Adapter
 from edge_cl.statistics import Array
 from edge_cl.tokens import TokenCache, Tokens

@@ -34,7 +34,7 @@ def evaluate(recogniser: Recogniser, folder: PictureFolder) -> dict[str, Any]:
     labels, right, unknown = [], [], []
     for start in range(0, len(folder.pictures), DECODE_AT_ONCE):
         part = folder.pictures[start : start + DECODE_AT_ONCE]
-        pixels = decode(part, recogniser.encoder.preprocess, copies=False).pixels
+        pixels = decode(part, recogniser.backend.preprocess, copies=False).pixels
         for picture, answer in zip(part, recogniser.predict(pixels, top=1), strict=True):
             labels.append(picture.label)
             right.append(answer.label == picture.label)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,33 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edge_cl.backbone import Backbone
+from edge_cl.backend import BATCH_SIZE, Encoding
 from edge_cl.lora import Adapter
 from edge_cl.preprocess import Pixels, Preprocess
 from edge_cl.statistics import Array
 from edge_cl.version import canonical_json
 
-BATCH_SIZE = 16
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """What the prefix and one branch make of a batch of pictures.
-
-    Attributes:
-        tokens: prefix tokens, (B, N, D).
-        features: summaries of all blocks, each of unit length, laid out flat: (B, F).
-        last: the class token (or patch mean) of the last block after the final norm, (B, D).
-    """
-
-    tokens: Tensor
-    features: Array
-    last: Array
-
-    def select(self, rows: Sequence[int]) -> Encoding:
-        """Return the encoding of some of the pictures."""
-        i = list(rows)
-        return Encoding(self.tokens[i], self.features[i], self.last[i])
 
 
 @dataclass(frozen=True)
@@ -118,3 +98,33 @@ class Encoder:
 def _features(summaries: Sequence[Tensor]) -> Array:
     """Scale summaries (B, S, D) of some blocks to unit length and lay them out flat: (B, F)."""
     return F.normalize(torch.stack(list(summaries), 1), dim=-1).flatten(1).float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class TorchBackend:
+    """The reference backend: the backbone in torch.
+
+    Attributes:
+        encoder: prefix and base branch.
+        adapters: task adapters by task; a task without one is answered by the base branch.
+    """
+
+    encoder: Encoder
+    adapters: Mapping[int, Adapter]
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How pictures become input."""
+        return self.encoder.preprocess
+
+    def encode(self, pixels: Pixels) -> Encoding:
+        """Run prefix and base branch on (B, S, S, 3) uint8."""
+        return self.encoder.encode(pixels)
+
+    def branch(self, encoding: Encoding, task: int, rows: Sequence[int]) -> Encoding:
+        """Run a task branch on some pictures of an encoded batch."""
+        i = list(rows)
+        tokens, features = encoding.tokens[i], encoding.features[i]
+        if task not in self.adapters:
+            return Encoding(tokens, features, encoding.last[i])
+        return self.encoder.branch(tokens, features, self.adapters[task])

@@ -187,6 +187,7 @@ class Learner:
             UsageError: unknown rule.
             EdgeClError: nothing has been learned yet.
         """
+        from edge_cl.features import TorchBackend
         from edge_cl.recognition import RULES, Recogniser
 
         if rule not in RULES:
@@ -197,7 +198,7 @@ class Learner:
                 f"{self.store.path} knows no class yet.",
                 mend=f"Teach some: edge-cl learn --new-classes DIR --store {self.store.path}",
             )
-        return Recogniser(encoder, model.adapters, model.head(), model.names, rule)
+        return Recogniser(TorchBackend(encoder, model.adapters), model.head(), model.names, rule)
 
     # Learning -----------------------------------------------------------------------------------------------------
 
@@ -335,7 +336,7 @@ class Learner:
         answers: list[Answer] = []
         for start in range(0, len(pictures), DECODE_AT_ONCE):
             part = pictures[start : start + DECODE_AT_ONCE]
-            pixels = decode(part, recogniser.encoder.preprocess, copies=False).pixels
+            pixels = decode(part, recogniser.backend.preprocess, copies=False).pixels
             found = recogniser.predict(pixels, top=top)
             answers += (Answer(p.path, a) for p, a in zip(part, found, strict=True))
         return Answers(answers, skipped_json(folder))
@@ -346,7 +347,7 @@ class Learner:
 
         recogniser = self.recogniser(rule)
         for seconds, image in frames(source, every_s=every_s):
-            pixels = recogniser.encoder.preprocess.centre(image)
+            pixels = recogniser.backend.preprocess.centre(image)
             yield Answer(f"{source}@{seconds:.2f}", recogniser.predict([pixels], top=top)[0])
 
     def evaluate(self, folder: str | Path, *, rule: str = "routed") -> dict[str, Any]:

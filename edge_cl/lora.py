@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 QUERY, VALUE = 0, 1
 
@@ -114,4 +113,4 @@ class AdaptedLinear(nn.Linear):
         if self.low_rank is None:
             return output
         down, up = self.low_rank
-        return output + F.linear(F.linear(input, down), up)
+        return output + input @ down.mT @ up.mT

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edge_cl.features import BATCH_SIZE, Encoder, Encoding
+from edge_cl.backend import BATCH_SIZE, Backend, Encoding
 from edge_cl.head import Head, softmax
-from edge_cl.lora import Adapter
 from edge_cl.preprocess import Pixels
 from edge_cl.statistics import Array
 
@@ -33,18 +32,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Recogniser:
-    """Everything that answers: encoder, task adapters, head and class names.
+    """Everything that answers: what runs the backbone, head and class names.
 
     Attributes:
-        encoder: prefix and base branch.
-        adapters: task adapters by task; a task without one is answered by the base branch.
+        backend: runs prefix, base branch and task branches.
         head: from features to probabilities.
         names: class names by permanent id.
         rule: how branches are combined, one of `RULES`.
     """
 
-    encoder: Encoder
-    adapters: Mapping[int, Adapter]
+    backend: Backend
     head: Head
     names: Mapping[int, str] = field(default_factory=dict)
     rule: str = "routed"
@@ -53,7 +50,7 @@ class Recogniser:
         """Answer for pictures (S, S, 3), a batch at a time."""
         answers: list[Prediction] = []
         for start in range(0, len(pixels), BATCH_SIZE):
-            encoding = self.encoder.encode(np.stack(pixels[start : start + BATCH_SIZE]))
+            encoding = self.backend.encode(np.stack(pixels[start : start + BATCH_SIZE]))
             posterior = RULES[self.rule](self, encoding)
             unknown = self.head.distance(encoding.features) > self.head.threshold
             answers += (self._prediction(p, bool(u), top) for p, u in zip(posterior, unknown, strict=True))
@@ -62,13 +59,6 @@ class Recogniser:
     def posterior(self, encoding: Encoding) -> Array:
         """Return class probabilities of an encoded batch under the rule in force, (B, C)."""
         return RULES[self.rule](self, encoding)
-
-    def branch(self, encoding: Encoding, task: int, rows: Sequence[int]) -> Encoding:
-        """Run one task branch on some pictures of an encoded batch; the base branch has run already."""
-        adapter = self.adapters.get(task, self.encoder.base)
-        if adapter is self.encoder.base:
-            return encoding.select(rows)
-        return self.encoder.branch(encoding.tokens[list(rows)], encoding.features[list(rows)], adapter)
 
     def _prediction(self, posterior: Array, unknown: bool, top: int) -> Prediction:
         order = np.argsort(-posterior, kind="stable")[:top]
@@ -91,7 +81,7 @@ def routed(recogniser: Recogniser, encoding: Encoding) -> Array:
     routes = head.route(posterior)
     for task in sorted({task for route in routes for task in route}):
         rows = [i for i, route in enumerate(routes) if task in route]
-        features = recogniser.branch(encoding, task, rows).features
+        features = recogniser.backend.branch(encoding, task, rows).features
         posterior[rows] = head.fuse(posterior[rows], task, head.branches[task].discriminant.scores(features))
     return posterior
 
@@ -101,7 +91,7 @@ def published(recogniser: Recogniser, encoding: Encoding) -> Array:
     head = recogniser.head
     scores = np.full((len(encoding.features), len(head.classes)), -1.0, np.float32)
     for task, branch in head.branches.items():
-        last = recogniser.branch(encoding, task, range(len(scores))).last
+        last = recogniser.backend.branch(encoding, task, range(len(scores))).last
         scores[:, head.columns(branch.classes)] = branch.cosine(last)
     return softmax(scores * np.float32(16.0))
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_cl.backbone import Backbone
-from edge_cl.features import Encoder
+from edge_cl.features import Encoder, TorchBackend
 from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, Head, precision_of, softmax
 from edge_cl.lora import Adapter
 from edge_cl.preprocess import Preprocess
@@ -180,7 +180,7 @@ def recogniser(tiny_backbone: Backbone) -> Recogniser:
     encoder = Encoder(tiny_backbone, Preprocess(32), shared, base)
     names = {int(c): f"class {c}" for c in IDS}
     # Task 0 is answered by the base branch, task 2 by an adapter of its own.
-    return Recogniser(encoder, {2: own}, head(width=encoder.width, last=64), names)
+    return Recogniser(TorchBackend(encoder, {2: own}), head(width=encoder.width, last=64), names)
 
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
@@ -188,7 +188,7 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
 
 def features_by_hand(recogniser: Recogniser, adapter: Adapter | None) -> tuple[Array, Array]:
     """Return (n, F) features and (n, D) last tokens, block by block from timm's modules."""
-    encoder, vit = recogniser.encoder, recogniser.encoder.backbone.vit
+    encoder, vit = recogniser.backend.encoder, recogniser.backend.encoder.backbone.vit
     pixels = torch.from_numpy(((PICTURES / 255 - 0.5) / 0.5).transpose(0, 3, 1, 2).astype(np.float32))
     tokens = vit._pos_embed(vit.patch_embed(pixels))
     parts = []
@@ -206,14 +206,14 @@ def features_by_hand(recogniser: Recogniser, adapter: Adapter | None) -> tuple[A
 @torch.no_grad()
 def test_published_rule_by_hand(recogniser: Recogniser) -> None:
     cosines = np.zeros((len(PICTURES), 5))
-    for task, adapter in ((0, recogniser.encoder.base), (2, recogniser.adapters[2])):
+    for task, adapter in ((0, recogniser.backend.encoder.base), (2, recogniser.backend.adapters[2])):
         _, last = features_by_hand(recogniser, adapter)
         for column, prototype in zip(
             np.flatnonzero(task == TASKS), recogniser.head.branches[task].prototypes, strict=True
         ):
             norms = np.linalg.norm(last, axis=1) * np.linalg.norm(prototype)
             cosines[:, column] = last @ prototype / norms
-    posterior = RULES["published"](recogniser, recogniser.encoder.encode(PICTURES))
+    posterior = RULES["published"](recogniser, recogniser.backend.encoder.encode(PICTURES))
     expected = np.exp(16 * cosines) / np.exp(16 * cosines).sum(1, keepdims=True)
     np.testing.assert_allclose(posterior, expected, atol=1e-4)
 
@@ -221,15 +221,15 @@ def test_published_rule_by_hand(recogniser: Recogniser) -> None:
 @torch.no_grad()
 def test_published_rule_gives_classes_without_a_branch_the_least_score(recogniser: Recogniser) -> None:
     only = replace(recogniser, head=replace(recogniser.head, branches={0: recogniser.head.branches[0]}))
-    scores = np.log(RULES["published"](only, only.encoder.encode(PICTURES))) / 16
+    scores = np.log(RULES["published"](only, only.backend.encode(PICTURES))) / 16
     np.testing.assert_allclose(scores[:, 2:] - scores[:, 2:3], 0, atol=1e-5)
     assert (scores[:, :2] > scores[:, 2:3]).all()
 
 
 @torch.no_grad()
 def test_routed_rule_by_hand(recogniser: Recogniser) -> None:
-    base, _ = features_by_hand(recogniser, recogniser.encoder.base)
-    own, _ = features_by_hand(recogniser, recogniser.adapters[2])
+    base, _ = features_by_hand(recogniser, recogniser.backend.encoder.base)
+    own, _ = features_by_hand(recogniser, recogniser.backend.adapters[2])
     expected = recogniser.head.base_posterior(base)
     mass = np.stack([expected[:, TASKS == 0].sum(1), expected[:, TASKS == 2].sum(1)], 1)
     assert 0 < (mass[:, 0] > mass[:, 1]).sum() < len(mass)  # both tasks are asked
@@ -239,7 +239,7 @@ def test_routed_rule_by_hand(recogniser: Recogniser) -> None:
         scores = recogniser.head.branches[task].discriminant.scores(features[row : row + 1])[0].astype(float)
         local = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
         expected[row, columns] = 0.5 * expected[row, columns] + 0.5 * share * local
-    encoding = recogniser.encoder.encode(PICTURES)
+    encoding = recogniser.backend.encoder.encode(PICTURES)
     np.testing.assert_allclose(encoding.features, base, atol=1e-5)
     np.testing.assert_allclose(recogniser.posterior(encoding), expected, atol=1e-3)
 
@@ -257,7 +257,7 @@ def test_branches_are_run_no_more_than_needed(
         return run(self, tokens, prefix, adapter)
 
     monkeypatch.setattr(Encoder, "branch", branch)
-    encoding = recogniser.encoder.encode(PICTURES)
+    encoding = recogniser.backend.encoder.encode(PICTURES)
     posterior = RULES[rule](recogniser, encoding)
     np.testing.assert_allclose(posterior.sum(1), 1, rtol=1e-5)
     assert len(seen) == passes
@@ -269,7 +269,7 @@ def test_branches_are_run_no_more_than_needed(
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_prediction_is_the_posterior_s(recogniser: Recogniser, rule: str) -> None:
     recogniser = replace(recogniser, rule=rule)
-    encoding = recogniser.encoder.encode(PICTURES)
+    encoding = recogniser.backend.encoder.encode(PICTURES)
     distances = recogniser.head.distance(encoding.features)
     limit = float(np.median(distances))
     recogniser = replace(recogniser, head=replace(recogniser.head, threshold=limit))
