@@ -79,6 +79,11 @@ def build(spec: BackboneSpec, weights: Mapping[str, Tensor]) -> Backbone:
     return Backbone(vit, spec.split)
 
 
+def build_empty(spec: BackboneSpec) -> Backbone:
+    """Build a backbone whose weights are still to be loaded."""
+    return Backbone(_create(spec), spec.split)
+
+
 def _create(spec: BackboneSpec) -> VisionTransformer:
     if not timm.is_model(spec.name):
         raise BackboneError(

@@ -138,6 +138,9 @@ def learn(
         float | None,
         typer.Option("--memory", metavar="SIZE", parser=megabytes, help="Most that the process may take: 800MB, 2GB."),
     ] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="OUT", help="Bundle to make, or to bring up to date, at the end.")
+    ] = None,
     update: Annotated[bool, typer.Option("--update", help="New pictures of known classes join.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table of classes; learn nothing.")] = False,
     backbone: BackboneOption = "",
@@ -178,7 +181,9 @@ def learn(
         return
     assert learner is not None
     with Progress() as progress:
-        report = learner.learn(new_classes, config, task=task, update=update, progress=progress, started=started)
+        report = learner.learn(
+            new_classes, config, task=task, update=update, export=export, progress=progress, started=started
+        )
     warn_skipped(report.skipped)
     emit(as_json, report.to_json(), lambda: _show_report(report, store))
 
@@ -226,6 +231,8 @@ def _show_report(report: Any, store: Path) -> None:
         say(f"weak: {name} ({percent(accuracy)})")
     for note in report.notes:
         say(f"note: {note}")
+    if report.export is not None:
+        say(f"exported: {report.export['path']} in {report.export['seconds'] * 1000:.0f} ms")
     say(f"Full report: edge-cl log --report --store {store}")
 
 
@@ -428,6 +435,33 @@ def rollback(
     head = Learner.open(store, repair=True).rollback(version)
     value = {"version": head.number, "known_classes": head.record.get("classes", [])}
     emit(as_json, value, lambda: say(f"Version {head.number} is in force."))
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New directory, or a bundle to bring up to date.")],
+    store: StoreOption = DEFAULT_STORE,
+    layout: Annotated[str | None, typer.Option("--layout", help="shared (default) or merged.")] = None,
+    format: Annotated[str, typer.Option("--format", help="onnx, tensorrt or peft.")] = "onnx",
+    precision: Annotated[str | None, typer.Option("--precision", help="fp32 (default) or fp16.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what the store knows as a bundle that runs without torch."""
+    from edge_cl.learner import Learner
+
+    learner = Learner.open(store, device="cpu")
+    done = learner.export(out, layout=layout, format=format, precision=precision, say=say)
+    value = {"path": str(out), "format": format, **done}
+
+    def show() -> None:
+        if format == "peft":
+            say(f"Version {value['version']} is at {out}: {', '.join(Path(f).name for f in value['folders'])}.")
+            return
+        megabytes = value["written_bytes"] / 1e6
+        say(f"Version {value['version']} is at {out}: {value['seconds']:.2f} s, {megabytes:.1f} MB written.")
+        say(f"Use it: python -c \"from edge_cl.runtime import Classifier; print(Classifier('{out}').classes)\"")
+
+    emit(as_json, value, show)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -218,6 +218,7 @@ class Learner:
         *,
         task: str | None = None,
         update: bool = False,
+        export: str | Path | None = None,
         progress: Progress = no_progress,
         started: float | None = None,
     ) -> LearnReport:
@@ -228,6 +229,7 @@ class Learner:
             config: settings.
             task: name of the task.
             update: let new pictures of known classes join their statistics.
+            export: a bundle to make, or to bring up to date, once the new version is in force.
             progress: told (stage, steps done, steps in all).
             started: when the time that `config` allows began, by `time.monotonic`; now, if not given.
 
@@ -235,12 +237,17 @@ class Learner:
             FolderError: the folder cannot be learned from; no model has been loaded then.
             StoreError: another process is writing, or the store is damaged.
             EdgeClError: old classes would lose more than `max_forgetting`; nothing is committed then.
+            BundleError: the bundle cannot be written. Where that shows only after the learn, its version is in force.
         """
         from edge_cl.checkpoint import Checkpoint
         from edge_cl.learning import Stopwatch, learn
         from edge_cl.outcome import measure_outcome, require_little_forgetting
         from edge_cl.tokens import TokenCache
 
+        if export is not None:
+            from edge_cl.export.publication import require_vacant
+
+            require_vacant(Path(export))
         config = config or LearnConfig()
         start, stopwatch = started or time.monotonic(), Stopwatch()
         with self.store.write(f"learn from {new_classes}") as transaction:
@@ -268,7 +275,51 @@ class Learner:
             transaction.put_bytes("plot.png", report.plot())
             transaction.commit(kind="learn", record=_record(report, model))
             checkpoint.discard()
+        if export is not None:
+            exported = self.export(export)
+            report = replace(report, export={"path": str(export), **exported})
         return report
+
+    def export(
+        self,
+        out: str | Path,
+        *,
+        layout: str | None = None,
+        format: str = "onnx",
+        precision: str | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> dict[str, Any]:
+        """Write the version in force as a bundle, or bring the bundle that is there up to date.
+
+        Args:
+            out: directory; new, empty, or a bundle.
+            layout: "shared" or "merged"; a bundle that is there keeps its own, a new one is shared.
+            format: "onnx", or "peft" for adapters that PEFT loads.
+            precision: "fp32" or "fp16"; a bundle that is there keeps its own, a new one has fp32.
+            say: told of every long step.
+
+        Returns:
+            version, layout, precision, seconds, written_bytes, graphs_built; for PEFT: version, folders.
+
+        Raises:
+            UsageError: an unknown layout, format or precision.
+            BundleError: `out` holds something else, or cannot be written.
+            EdgeClError: nothing has been learned yet.
+        """
+        from edge_cl.export.exporter import Snapshot
+        from edge_cl.export.formats import FORMATS
+
+        if format not in FORMATS:
+            raise UsageError(f"Unknown format {format!r}.", mend=did_you_mean(format, list(FORMATS)))
+        model, encoder = self.load()
+        if not model.classes:
+            raise EdgeClError(
+                f"{self.store.path} knows no class yet.",
+                mend=f"Teach some: edge-cl learn --new-classes DIR --store {self.store.path}",
+            )
+        head = self.store.head
+        snapshot = Snapshot(model, encoder.backbone, head.objects["backbone"].sha256, head.number)
+        return FORMATS[format](snapshot, Path(out), layout, precision, say)
 
     def rename(self, old: str, new: str) -> Version:
         """Give a class another name; its id stays."""

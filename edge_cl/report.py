@@ -35,6 +35,7 @@ class LearnReport:
         class_accuracy: by class name.
         confusions: most frequent mistakes: {class, taken_for, count}.
         notes: what the learner decided by itself and the user should know.
+        export: what bringing a bundle up to date did (see `Learner.export`), with its path; None where none was asked.
     """
 
     version: int | None
@@ -55,6 +56,7 @@ class LearnReport:
     class_accuracy: Mapping[str, float]
     confusions: Sequence[Mapping[str, Any]]
     notes: Sequence[str]
+    export: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain JSON values."""

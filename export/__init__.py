@@ -1,5 +1,1 @@
-"""Deployable exports of what a store has learned."""
-
-from edge_cl.export.merge import merge_adapters
-
-__all__ = ["merge_adapters"]
+"""Deployable exports of what a store has learned: ONNX graphs, engines, PEFT adapters, and the bundle around them."""

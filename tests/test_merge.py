@@ -4,7 +4,7 @@ import timm
 import torch
 
 from edge_cl.backbone import Backbone
-from edge_cl.export import merge_adapters
+from edge_cl.export.merge import merge_adapters
 from edge_cl.lora import Adapter
 
 

@@ -1,0 +1,153 @@
+"""The classifier of a perception stack: a bundle, a backend, frames in, predictions out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from edge_cl.errors import UsageError, did_you_mean
+from edge_cl.export.bundle import Bundle, BundleError, read_manifest
+from edge_cl.recognition import RULES, Prediction, Recogniser
+
+Frame = npt.NDArray[np.uint8]
+Make = Callable[[Bundle, int | None, Any], Any]
+BACKENDS: dict[str, Make] = {}
+
+
+def backend(name: str) -> Callable[[Make], Make]:
+    """Register what makes a backend of a bundle, a number of threads, and the backend before an update (or None)."""
+
+    def register(make: Make) -> Make:
+        BACKENDS[name] = make
+        return make
+
+    return register
+
+
+@backend("onnxruntime")
+def _onnxruntime(bundle: Bundle, threads: int | None, previous: Any) -> Any:
+    from edge_cl.runtime.onnx import OnnxBackend
+
+    return OnnxBackend(bundle, threads=threads, previous=previous)
+
+
+@backend("torch")
+def _torch(bundle: Bundle, threads: int | None, previous: Any) -> Any:
+    from edge_cl.runtime.torch import torch_backend
+
+    del threads, previous
+    return torch_backend(bundle)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """One version of a bundle, ready to answer; never changed."""
+
+    bundle: Bundle
+    recogniser: Recogniser
+
+
+class Classifier:
+    """Answers for frames from a bundle.
+
+    `predict` may be called from several threads, also while another thread calls `reload`: every call is answered by
+    one version, the one in force when it began.
+
+    Args:
+        path: directory of the bundle.
+        backend: "auto", or one of `BACKENDS`.
+        threads: CPU threads, for ONNX Runtime.
+        rule: how task branches are combined, one of `recognition.RULES`.
+
+    Raises:
+        BundleError: there is no bundle, or it is damaged, altered, or of another format.
+        UsageError: unknown backend or rule.
+    """
+
+    def __init__(
+        self, path: str | Path, *, backend: str = "auto", threads: int | None = None, rule: str = "routed"
+    ) -> None:
+        if backend != "auto" and backend not in BACKENDS:
+            raise UsageError(f"Unknown backend {backend!r}.", mend=did_you_mean(backend, ["auto", *BACKENDS]))
+        if rule not in RULES:
+            raise UsageError(f"Unknown rule {rule!r}.", mend=did_you_mean(rule, list(RULES)))
+        self.path = Path(path)
+        self.backend = "onnxruntime" if backend == "auto" else backend
+        self._threads, self._rule = threads, rule
+        self._loading = threading.Lock()
+        self._loaded = self._load(None)
+
+    @property
+    def version(self) -> int:
+        """The store's version that answers."""
+        return self._loaded.bundle.manifest.version
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes known."""
+        return [c.name for c in self._loaded.bundle.manifest.classes]
+
+    @overload
+    def predict(self, frames: Frame, *, top: int = 5) -> Prediction: ...
+
+    @overload
+    def predict(self, frames: Sequence[Frame], *, top: int = 5) -> list[Prediction]: ...
+
+    def predict(self, frames: Frame | Sequence[Frame], *, top: int = 5) -> Prediction | list[Prediction]:
+        """Answer for one frame or several.
+
+        Args:
+            frames: (H, W, 3) uint8, RGB, of any size; or a sequence of them (or (B, H, W, 3)).
+            top: how many classes to list.
+
+        Returns:
+            A prediction, or as many as there were frames in the sequence.
+
+        Raises:
+            UsageError: a frame of another shape or type.
+        """
+        recogniser = self._loaded.recogniser
+        if isinstance(frames, np.ndarray) and frames.ndim == 3:
+            return recogniser.predict([_centre(recogniser, frames)], top=top)[0]
+        return recogniser.predict([_centre(recogniser, frame) for frame in frames], top=top)
+
+    def reload(self) -> bool:
+        """Put the bundle's present version in force, if it is another; return whether it was.
+
+        Frames are answered meanwhile. If the new version cannot be loaded, the one in force stays.
+
+        Raises:
+            BundleError: it cannot be loaded.
+        """
+        with self._loading:
+            before = self._loaded
+            if read_manifest(self.path) == before.bundle.manifest:
+                return False
+            self._loaded = self._load(before)
+            return True
+
+    def _load(self, before: _Loaded | None) -> _Loaded:
+        bundle = Bundle.open(self.path, known=before.bundle if before else None)
+        names = {c.id: c.name for c in bundle.manifest.classes}
+        if not names:
+            raise BundleError(
+                f"{self.path} knows no class yet.", mend=f"edge-cl learn --new-classes DIR --export {self.path}"
+            )
+        made = BACKENDS[self.backend](bundle, self._threads, before.recogniser.backend if before else None)
+        return _Loaded(bundle, Recogniser(made, bundle.head(), names, self._rule))
+
+
+def _centre(recogniser: Recogniser, frame: Frame) -> Frame:
+    if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
+        what = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise UsageError(f"A frame is {what}.", mend="Pass (H, W, 3) uint8, in the order red, green, blue.")
+    if min(frame.shape[:2]) < 1:
+        raise UsageError(f"A frame is empty: {frame.shape}.", mend="Pass at least one pixel.")
+    return recogniser.backend.preprocess.centre(Image.fromarray(frame))

@@ -1,0 +1,127 @@
+"""The ONNX Runtime backend: the embedded default, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from edge_cl.backend import Encoding
+from edge_cl.export.bundle import BASE, Bundle, BundleError, Factors
+from edge_cl.preprocess import Pixels
+from edge_cl.statistics import Array
+
+Feed = Mapping[str, npt.NDArray[np.generic]]
+
+
+class OnnxBackend:
+    """Runs a bundle's graphs with ONNX Runtime; safe to call from several threads.
+
+    Args:
+        bundle: opened.
+        threads: CPU threads; as many as there are cores, if not given.
+        previous: backend of the same bundle before an update, whose sessions are kept where nothing changed.
+
+    Raises:
+        BundleError: ONNX Runtime refuses a graph.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, previous: OnnxBackend | None = None) -> None:
+        manifest = bundle.manifest
+        self.preprocess = manifest.preprocess
+        self._bundle, self._threads = bundle, threads
+        self._shape = manifest.shape
+        self._sessions: dict[tuple[str, ...], Any] = dict(previous._sessions) if previous else {}
+        dtype = np.float16 if manifest.precision == "fp16" else np.float32
+        self._feeds = {task: _feed(factors, dtype) for task, factors in bundle.adapters().items()}
+        self._used: set[tuple[str, ...]] = set()
+        if manifest.layout == "shared":
+            width, r = self._shape.width, self._shape.r
+            depth = self._shape.depth - self._shape.split
+            nothing = (np.zeros((depth, 2 * r, width), np.float32), np.zeros((depth, 3 * width, 2 * r), np.float32))
+            self._feeds.setdefault(BASE, _feed(nothing, dtype))
+            self._prefix = self._session("prefix", self._shared_projections(dtype))
+        else:
+            self._prefix = self._session("merged/prefix" if "merged/prefix" in manifest.files else "prefix")
+        self._suffix(BASE)
+        for key in set(self._sessions) - self._used:
+            del self._sessions[key]
+
+    def encode(self, pixels: Pixels) -> Encoding:
+        """Run prefix and base branch on (B, S, S, 3) uint8."""
+        tokens, prefix = self._prefix.run(None, {"image": pixels})
+        return self._encoding(tokens, prefix, BASE)
+
+    def branch(self, encoding: Encoding, task: int, rows: Sequence[int]) -> Encoding:
+        """Run a task branch on some pictures of an encoded batch."""
+        i = list(rows)
+        tokens, features = encoding.tokens[i], encoding.features[i]
+        if task not in self._feeds:
+            return Encoding(tokens, features, encoding.last[i])
+        width = self._shape.split * self._shape.summaries * self._shape.width
+        return self._encoding(tokens, features[:, :width], task)
+
+    def _encoding(self, tokens: npt.NDArray[np.generic], prefix: Array, task: int) -> Encoding:
+        session, feed = self._suffix(task)
+        features = np.concatenate((prefix, session.run(None, {"tokens": tokens, **feed})[0]), 1)
+        last = features[:, -self._shape.summaries * self._shape.width :][:, : self._shape.width]
+        return Encoding(tokens, features, last)
+
+    def _suffix(self, task: int) -> tuple[Any, Feed]:
+        """Return what runs a branch: one session for all with its adapter, or a session of its own."""
+        if self._bundle.manifest.layout == "shared":
+            return self._session("suffix"), self._feeds[task]
+        role = "merged/base" if task == BASE else f"merged/{task}"
+        return self._session(role if role in self._bundle.manifest.files else "suffix"), {}
+
+    def _shared_projections(self, dtype: type[np.generic]) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the prefix's fused projections with the shared adapter merged in, (D, 3D) each."""
+        if "adapter/shared" not in self._bundle.manifest.files:
+            return {}
+        from safetensors import safe_open
+
+        down, up = self._bundle.factors("adapter/shared")
+        merged = {}
+        with safe_open(self._bundle.file("weights"), "numpy") as weights:
+            for i in range(self._shape.split):
+                name = f"blocks.{i}.attn.qkv.weight"
+                weight = weights.get_tensor(name).astype(np.float32)
+                merged[name] = np.ascontiguousarray((weight + down[i].T @ up[i].T).astype(dtype))
+        return merged
+
+    def _session(self, role: str, overrides: Mapping[str, npt.NDArray[np.generic]] | None = None) -> Any:
+        files = self._bundle.manifest.files
+        key: tuple[str, ...] = (role, files[role].sha256, files["weights"].sha256)
+        if role == "prefix" and "adapter/shared" in files:
+            key += (files["adapter/shared"].sha256,)
+        if key not in self._sessions:
+            self._sessions[key] = self._load(role, overrides or {})
+        self._used.add(key)
+        return self._sessions[key]
+
+    def _load(self, role: str, overrides: Mapping[str, npt.NDArray[np.generic]]) -> Any:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a robot's other programs need it
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        values = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in overrides.items()}
+        if values:  # in the place of those that the graph names in the weights file, before anything is made of them
+            options.add_external_initializers(list(values), list(values.values()))
+        path = self._bundle.file(role)
+        try:
+            return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # it raises classes of its own that share no base but Exception
+            raise BundleError(
+                f"ONNX Runtime refuses {path}: {' '.join(str(error).split())}.",
+                mend=f"Export it again: edge-cl export {self._bundle.path}",
+            ) from error
+
+
+def _feed(factors: Factors, dtype: type[np.generic]) -> dict[str, npt.NDArray[np.generic]]:
+    return {"lora_down": factors[0].astype(dtype), "lora_up": factors[1].astype(dtype)}

@@ -1,0 +1,41 @@
+"""The torch backend of a bundle: the reference that the others are compared with."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from torch import nn
+
+from edge_cl.architecture import BackboneSpec, build_empty
+from edge_cl.export.bundle import BASE, Bundle
+from edge_cl.features import Encoder, TorchBackend
+from edge_cl.lora import Adapter
+
+
+def torch_backend(bundle: Bundle) -> TorchBackend:
+    """Return a backend that runs a bundle's weights and adapters in torch, in single precision, on the CPU."""
+    manifest = bundle.manifest
+    spec = BackboneSpec.from_json(manifest.backbone)
+    backbone = build_empty(spec)
+    weights = {
+        name: torch.from_numpy(value.astype(np.float32)) for name, value in load_file(bundle.file("weights")).items()
+    }
+    for name, module in backbone.vit.named_modules():
+        if isinstance(module, nn.Linear):  # graphs hold them as (in, out)
+            weights[f"{name}.weight"] = weights[f"{name}.weight"].T.contiguous()
+    backbone.vit.load_state_dict(weights)
+
+    def adapter(role: str, first: int) -> Adapter | None:
+        if role not in manifest.files:
+            return None
+        depth = manifest.shape.split if role == "adapter/shared" else manifest.shape.depth - manifest.shape.split
+        width = manifest.shape.width
+        tensors = bundle.tensors(role, {"A": (depth, 2, None, width), "B": (depth, 2, width, None)})
+        ones = np.zeros((depth, 2), np.float32)  # mu is part of B
+        return Adapter.from_numpy(first, {**tensors, "log_mu": ones}, shared=first == 0).requires_grad_(False)
+
+    split = manifest.shape.split
+    encoder = Encoder(backbone, spec.preprocess, adapter("adapter/shared", 0), adapter("adapter/base", split))
+    own = {task: adapter(f"adapter/{task}", split) for task in bundle.adapters() if task != BASE}
+    return TorchBackend(encoder, {task: a for task, a in own.items() if a is not None})

@@ -1,0 +1,365 @@
+"""The bundle: a directory that a perception stack loads with numpy and one runtime, and how one is opened.
+
+`manifest.json` names every file by role, SHA-256 and size; files carry the first half of their hash in their name and
+never change. A new task is new files, then a new manifest in one rename: a reader sees the old bundle or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_cl.errors import EdgeClError
+from edge_cl.head import Branch, Discriminant, Head
+from edge_cl.preprocess import Preprocess
+from edge_cl.statistics import Array, Precision
+from edge_cl.version import JsonObject, canonical_json, pretty
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MANIFEST_BYTES = 8 << 20  # most that a manifest may have: thousands of classes need less
+LAYOUTS = ("shared", "merged")
+BASE = -1  # stands for the base branch among task numbers
+
+_FILE = re.compile(r"[a-z][a-z0-9-]*-[0-9a-f]{16}\.(onnx|safetensors)", re.ASCII)
+_HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_READS = 5  # tries to open a bundle that is being updated
+
+Tensors = Mapping[str, npt.NDArray[np.generic]]
+Factors = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+
+
+class BundleError(EdgeClError):
+    """A bundle cannot be read, or not be written where it was asked for."""
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """One file of a bundle: its name, and the SHA-256 and number of its bytes."""
+
+    name: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Numbers that all tensors of a bundle agree with.
+
+    Attributes:
+        depth: blocks of the backbone.
+        split: blocks of the prefix.
+        width: D.
+        tokens: N, of a picture.
+        summaries: S, summary vectors a block.
+        r: largest rank of an adapter.
+    """
+
+    depth: int
+    split: int
+    width: int
+    tokens: int
+    summaries: int
+    r: int
+
+    @property
+    def features(self) -> int:
+        """F, features of a picture."""
+        return self.depth * self.summaries * self.width
+
+
+@dataclass(frozen=True)
+class BundleClass:
+    """A class: permanent id, name, and the number of the task that taught it."""
+
+    id: int
+    name: str
+    task: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle holds.
+
+    Attributes:
+        layout: "shared" or "merged".
+        precision: of the graphs, "fp32" or "fp16".
+        recipe: names all that decides the graphs, but not the adapters.
+        version: of the store.
+        backbone: specification of the backbone, with its preprocessing.
+        shape: see there.
+        classes: in the order of the head's rows.
+        task_names: by task.
+        temperature, threshold: see `Head`.
+        files: by role: weights; prefix and suffix, with LoRA inputs if shared; merged/prefix, merged/base and
+            merged/TASK if merged; head; adapter/shared, adapter/base, adapter/TASK; branch/TASK.
+    """
+
+    layout: str
+    precision: str
+    recipe: str
+    version: int
+    backbone: Mapping[str, Any]
+    shape: Shape
+    classes: tuple[BundleClass, ...]
+    task_names: Mapping[int, str]
+    temperature: float
+    threshold: float
+    files: Mapping[str, FileRef]
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How pictures become input."""
+        return Preprocess.from_json(self.backbone["preprocess"])
+
+    @property
+    def tasks(self) -> list[int]:
+        """Tasks that still have a class."""
+        return sorted({c.task for c in self.classes})
+
+    def encode(self) -> bytes:
+        """Return the bytes of the manifest's file."""
+        value: JsonObject = {
+            "format": FORMAT,
+            "layout": self.layout,
+            "precision": self.precision,
+            "recipe": self.recipe,
+            "version": self.version,
+            "backbone": dict(self.backbone),
+            "shape": dict(vars(self.shape)),
+            "classes": [dict(vars(c)) for c in self.classes],
+            "task_names": {str(t): name for t, name in self.task_names.items()},
+            "temperature": self.temperature,
+            "threshold": self.threshold if np.isfinite(self.threshold) else None,
+            "files": {role: dict(vars(ref)) for role, ref in self.files.items()},
+        }
+        return pretty({"sha256": hashlib.sha256(canonical_json(value)).hexdigest(), "manifest": value})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Manifest:
+        """Read a manifest's bytes.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: they are no manifest of this format.
+        """
+        file = json.loads(data)
+        value = file["manifest"]
+        if value["format"] != FORMAT:
+            raise ValueError(f"it has format {value['format']}, and this edge-cl reads format {FORMAT}")
+        found = hashlib.sha256(canonical_json(value)).hexdigest()
+        if found != file["sha256"]:
+            raise ValueError(f"its content has SHA-256 {found}, expected {file['sha256']}")
+        if value["layout"] not in LAYOUTS or value["precision"] not in ("fp32", "fp16"):
+            raise ValueError(f"it says layout {value['layout']!r} and precision {value['precision']!r}")
+        shape = Shape(**value["shape"])
+        if any(type(n) is not int or not 0 < n < 1 << 20 for n in vars(shape).values()) or shape.split >= shape.depth:
+            raise ValueError(f"its shape cannot be: {vars(shape)}")
+        files = {role: FileRef(**ref) for role, ref in value["files"].items()}
+        for role, ref in files.items():
+            # The name becomes a path: nothing but a plain name may lead anywhere.
+            whole = _FILE.fullmatch(ref.name) and _HASH.fullmatch(ref.sha256) and ref.sha256[:16] in ref.name
+            if not whole or type(ref.size) is not int:
+                raise ValueError(f"its file {role!r} is not described by a name, a SHA-256 and a size")
+        threshold = value["threshold"]
+        return cls(
+            value["layout"],
+            value["precision"],
+            str(value["recipe"]),
+            int(value["version"]),
+            dict(value["backbone"]),
+            shape,
+            tuple(BundleClass(int(c["id"]), str(c["name"]), int(c["task"])) for c in value["classes"]),
+            {int(t): str(name) for t, name in value["task_names"].items()},
+            float(value["temperature"]),
+            float("inf") if threshold is None else float(threshold),
+            files,
+        )
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle, every file of it verified.
+
+    Attributes:
+        path: its directory.
+        manifest: what it holds.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path, *, known: Bundle | None = None) -> Bundle:
+        """Open a bundle; one that is being updated is read as it was or as it will be.
+
+        Args:
+            path: its directory.
+            known: the same bundle as it was opened before; files that have not changed are not verified again.
+
+        Raises:
+            BundleError: there is none, or it is damaged, altered, or of another format.
+        """
+        root = Path(path)
+        manifest, faults = read_manifest(root), [""]
+        for _ in range(_READS):
+            verified = set(known.manifest.files.values()) if known else set()
+            faults = [f for ref in manifest.files.values() if ref not in verified and (f := file_fault(root, ref))]
+            if not faults:
+                return cls(root, manifest)
+            latest = read_manifest(root)
+            if latest == manifest:
+                break
+            manifest = latest  # an update swept its files away meanwhile
+        raise BundleError(*faults, mend=f"Export it again: edge-cl export {root}")
+
+    def file(self, role: str) -> Path:
+        """Return the path of a file.
+
+        Raises:
+            BundleError: the manifest names none.
+        """
+        if role not in self.manifest.files:
+            raise BundleError(f"{self.path / MANIFEST} names no {role!r}.", mend=f"edge-cl export {self.path}")
+        return self.path / self.manifest.files[role].name
+
+    def tensors(self, role: str, shapes: Mapping[str, Sequence[int | None]]) -> dict[str, npt.NDArray[np.float32]]:
+        """Read tensors, each of a shape given (None: any size) and finite.
+
+        Raises:
+            BundleError: they are not.
+        """
+        from safetensors.numpy import load_file
+
+        path = self.file(role)
+        try:
+            found = load_file(path)
+        except Exception as error:  # the reader raises its own, OSError and KeyError
+            raise BundleError(f"{path} cannot be read: {error}.", mend=f"edge-cl export {self.path}") from error
+        faults = []
+        for name, shape in shapes.items():
+            value = found.get(name)
+            if value is None or value.ndim != len(shape):
+                faults.append(f"{path}: {name} is missing, or not of {len(shape)} dimensions.")
+            elif any(want is not None and want != size for want, size in zip(shape, value.shape, strict=True)):
+                faults.append(f"{path}: {name} is {value.shape}, not {tuple(shape)}.")
+            elif not np.isfinite(value).all():
+                faults.append(f"{path}: {name} holds values that are not finite.")
+        if faults:
+            raise BundleError(*faults, mend=f"edge-cl export {self.path}")
+        return {name: found[name].astype(np.float32) for name in shapes}
+
+    def factors(self, role: str) -> Factors:
+        """Return an adapter's joint factors (see `lora.Adapter.factors`): down (L, R, D) and up (L, 3D, R).
+
+        R is twice the bundle's rank; an adapter of smaller rank is filled up with zeros.
+        """
+        shape = self.manifest.shape
+        depth = shape.split if role == "adapter/shared" else shape.depth - shape.split
+        t = self.tensors(role, {"A": (depth, 2, None, shape.width), "B": (depth, 2, shape.width, None)})
+        return joint_factors(t["A"], t["B"], shape.r)
+
+    def adapters(self) -> dict[int, Factors]:
+        """Return the adapters of the suffix by task, `BASE` for the base branch; none where nothing was adapted."""
+        roles = {BASE: "adapter/base"} | {t: f"adapter/{t}" for t in self.manifest.tasks}
+        return {task: self.factors(role) for task, role in roles.items() if role in self.manifest.files}
+
+    def head(self) -> Head:
+        """Return the head."""
+        m, features = self.manifest, self.manifest.shape.features
+        count = len(m.classes)
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "weight": (count, features), "bias": (count,), "centre": (features,),
+            "basis": (None, features), "gain": (None,), "variance": (1,),
+        }  # fmt: skip
+        t = self.tensors("head", shapes)
+        return Head(
+            np.asarray([c.id for c in m.classes], np.int64),
+            np.asarray([c.task for c in m.classes], np.int64),
+            Discriminant(t["weight"], t["bias"], t["centre"]),
+            Precision(t["basis"], t["gain"], float(t["variance"][0])),
+            {task: self._branch(task) for task in m.tasks if f"branch/{task}" in m.files},
+            m.temperature,
+            m.threshold,
+        )
+
+    def _branch(self, task: int) -> Branch:
+        shape = self.manifest.shape
+        ids = np.asarray([c.id for c in self.manifest.classes if c.task == task], np.int64)
+        count = len(ids)
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "classes": (count,), "weight": (count, shape.features), "bias": (count,), "centre": (shape.features,),
+            "prototypes": (count, shape.width), "share": (2,),
+        }  # fmt: skip
+        branch = Branch.from_numpy(self.tensors(f"branch/{task}", shapes))
+        if set(branch.classes.tolist()) != set(ids.tolist()):
+            raise BundleError(
+                f"{self.file(f'branch/{task}')} speaks of classes that are not the task's.",
+                mend=f"edge-cl export {self.path}",
+            )
+        return branch
+
+
+def joint_factors(A: Array, B: Array, r: int) -> Factors:
+    """Return the fused projection's down (L, 2r, D) and up (L, 3D, 2r) of A (L, 2, r', D) and B (L, 2, D, r').
+
+    Query rows come first, then key rows, which are zero, then value rows; mu is part of B already.
+    """
+    depth, _, rank, width = A.shape
+    down = np.zeros((depth, 2, r, width), np.float32)
+    up = np.zeros((depth, 3, width, 2, r), np.float32)
+    down[:, :, :rank] = A
+    up[:, 0, :, 0, :rank], up[:, 2, :, 1, :rank] = B[:, 0], B[:, 1]
+    return down.reshape(depth, 2 * r, width), up.reshape(depth, 3 * width, 2 * r)
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Read a bundle's manifest alone.
+
+    Raises:
+        BundleError: there is none, or it is damaged, altered, or of another format.
+    """
+    path = root / MANIFEST
+    try:
+        with path.open("rb") as file:
+            data = file.read(MANIFEST_BYTES + 1)
+        if len(data) > MANIFEST_BYTES:
+            raise ValueError(f"it is larger than {MANIFEST_BYTES >> 20} MiB")
+        return Manifest.decode(data)
+    except FileNotFoundError:
+        raise BundleError(f"{root} is no bundle: it has no {MANIFEST}.", mend="Make one: edge-cl export OUT") from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}.", mend="Check the path.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(
+            f"{path} is no manifest that can be used: {error}.",
+            mend=f"Export it again with this edge-cl: edge-cl export {root}",
+        ) from error
+
+
+def file_fault(root: Path, ref: FileRef) -> str:
+    """Return what is wrong with a file of a bundle, "" when it is whole."""
+    path, digest, size = root / ref.name, hashlib.sha256(), 0
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            return f"{path} is no plain file."
+        if status.st_size != ref.size:
+            return f"{path} has {status.st_size} bytes, expected {ref.size}."
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+                size += len(piece)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}."
+    if size != ref.size or digest.hexdigest() != ref.sha256:
+        return f"{path} has other content than its manifest says (SHA-256 {digest.hexdigest()})."
+    return ""

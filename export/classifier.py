@@ -1,0 +1,62 @@
+"""The tensors of the one-graph classifier: a head, its branches and all adapters, laid out for `graphs.Classifier`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_cl.export.bundle import BASE, Factors
+from edge_cl.head import Head
+
+MOST = np.float32(1e6)  # what stands for "no bound" where a graph must divide by it
+
+
+def head_tensors(
+    head: Head, adapters: Mapping[int, Factors], precision: str
+) -> dict[str, npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.int64]]:
+    """Return the tensors in the order of `graphs.Classifier.forward`.
+
+    Args:
+        head: what answers.
+        adapters: joint factors by task, `BASE` for the base branch (down (L, R, D), up (L, 3D, R)).
+        precision: of the graph, "fp32" or "fp16": the adapters' type.
+
+    Returns:
+        lora_down (A, L, R, D) and lora_up (A, L, 3D, R), the base branch first; weight (C, F), bias (C,), centre (F,),
+        basis (K, F), gain (K,), scales (3,): one over temperature, variance and threshold; membership (C, T) of classes
+        in tasks; and for the task branches own_weight (C, F), own_bias (C,), own_centre (T, F), own_scales (T, 2): one
+        over temperature, and the branch's share, own_adapter (T,): its place among the adapters.
+    """
+    tasks = np.unique(head.tasks)
+    order = [BASE, *(t for t in sorted(adapters) if t != BASE)]
+    dtype = np.float16 if precision == "fp16" else np.float32
+    down, up = (np.stack([adapters[t][i] for t in order]).astype(dtype) for i in (0, 1))
+    own_weight, own_bias = np.zeros_like(head.discriminant.weight), np.zeros_like(head.discriminant.bias)
+    own_centre = np.zeros((len(tasks), own_weight.shape[1]), np.float32)
+    own_scales = np.tile(np.asarray([1, 0], np.float32), (len(tasks), 1))
+    for i, task in enumerate(tasks):
+        branch = head.branches.get(int(task))
+        if branch is None or len(branch.classes) < 2:
+            continue
+        columns = head.columns(branch.classes)
+        own_weight[columns], own_bias[columns] = branch.discriminant.weight, branch.discriminant.bias
+        own_centre[i], own_scales[i] = branch.discriminant.centre, (1 / branch.temperature, branch.weight)
+    scales = [1 / head.temperature, 1 / head.precision.variance, 1 / head.threshold if head.threshold > 0 else MOST]
+    return {
+        "lora_down": down,
+        "lora_up": up,
+        "weight": head.discriminant.weight,
+        "bias": head.discriminant.bias,
+        "centre": head.discriminant.centre,
+        "basis": head.precision.basis,
+        "gain": head.precision.gain,
+        "scales": np.asarray(scales, np.float32),
+        "membership": (head.tasks[:, None] == tasks[None]).astype(np.float32),
+        "own_weight": own_weight,
+        "own_bias": own_bias,
+        "own_centre": own_centre,
+        "own_scales": own_scales,
+        "own_adapter": np.asarray([order.index(int(t)) if int(t) in adapters else 0 for t in tasks], np.int64),
+    }

@@ -1,0 +1,252 @@
+"""From a version of a store to a bundle: graphs once, and after every task the tensors that are new."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from safetensors.numpy import save
+
+from edge_cl.backbone import Backbone
+from edge_cl.durable import replace_bytes
+from edge_cl.export import graphs
+from edge_cl.export.bundle import BASE, BundleClass, Factors, FileRef, Manifest, Shape, joint_factors
+from edge_cl.export.classifier import head_tensors
+from edge_cl.export.merge import merge_adapters
+from edge_cl.export.publication import Publication
+from edge_cl.lora import Adapter
+from edge_cl.model import Model
+from edge_cl.version import Json, canonical_json
+
+GRAPHS = 1  # raised when the graphs of the same backbone become others
+CLASSIFIER = "classifier.onnx"
+
+Say = Callable[[str], None]
+Weights = Mapping[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One version of a store, as it is exported.
+
+    Attributes:
+        model: what has been learned.
+        backbone: frozen, in single precision.
+        weights_sha256: of the backbone's weights.
+        version: its number.
+    """
+
+    model: Model
+    backbone: Backbone
+    weights_sha256: str
+    version: int
+
+    @property
+    def shape(self) -> Shape:
+        """The numbers of the bundle."""
+        b, model = self.backbone, self.model
+        every = [a for a in (model.shared, model.base, *model.adapters.values()) if a is not None]
+        r = max([model.config.r, *(a.r for a in every)])
+        return Shape(b.depth, b.split, b.width, b.tokens, b.summaries_per_block, r)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        manifest: of the bundle.
+        seconds: it took; the classifier's graph, which the bundle's own runtime does not need, not counted.
+        written: bytes of new files and the manifest, likewise.
+        graphs_built: whether graphs were made anew.
+    """
+
+    manifest: Manifest
+    seconds: float
+    written: int
+    graphs_built: bool
+
+
+def export_bundle(
+    snapshot: Snapshot, out: Path, *, layout: str = "shared", precision: str = "fp32", say: Say = lambda text: None
+) -> Exported:
+    """Write a bundle, or bring the one that is there up to date.
+
+    Args:
+        snapshot: what to export.
+        out: directory; new, empty, or a bundle.
+        layout: "shared" or "merged".
+        precision: of the graphs, "fp32" or "fp16".
+        say: told of every long step.
+
+    Raises:
+        BundleError: `out` holds something else, cannot be written, or another process is writing it.
+    """
+    start = time.monotonic()
+    with Publication.begin(out) as publication:
+        recipe = _recipe(snapshot, layout, precision)
+        previous = publication.previous
+        built = previous is None or previous.recipe != recipe
+        if built:
+            say("making the graphs; a new task will reuse them ...")
+        backbone = graphs.prepared(snapshot.backbone, precision) if built else None
+        files = _adapter_files(snapshot.model) | _head_files(snapshot.model)
+        refs = {role: publication.put(role, "safetensors", data) for role, data in files.items()}
+        if backbone is not None:
+            refs |= _graphs(snapshot, backbone, layout, publication)
+        else:
+            assert previous is not None
+            refs |= {role: previous.files[role] for role in ("weights", "prefix", "suffix") if role in previous.files}
+        if layout == "merged":
+            refs |= _merged(snapshot, refs, precision, publication)
+        manifest = _manifest(snapshot, layout, precision, recipe, refs)
+        publication.publish(manifest)
+        seconds, written = time.monotonic() - start, publication.written
+        _write_classifier(snapshot, out / CLASSIFIER, recipe, precision, say)
+    return Exported(manifest, seconds, written, built)
+
+
+def _recipe(snapshot: Snapshot, layout: str, precision: str) -> str:
+    """Name all that decides the graphs: everything but what a task changes."""
+    spec, shape = snapshot.model.spec.to_json(), asdict(snapshot.shape)
+    parts: Sequence[Json] = [GRAPHS, spec, snapshot.weights_sha256, layout, precision, shape]
+    return hashlib.sha256(canonical_json(parts)).hexdigest()[:16]
+
+
+def _manifest(snapshot: Snapshot, layout: str, precision: str, recipe: str, refs: Mapping[str, FileRef]) -> Manifest:
+    model = snapshot.model
+    return Manifest(
+        layout=layout,
+        precision=precision,
+        recipe=recipe,
+        version=snapshot.version,
+        backbone=model.spec.to_json(),
+        shape=snapshot.shape,
+        classes=tuple(BundleClass(c.id, c.name, c.task) for c in model.classes),
+        task_names={t: name for t, name in model.task_names.items() if any(c.task == t for c in model.classes)},
+        temperature=model.temperature,
+        threshold=model.threshold,
+        files=dict(sorted(refs.items())),
+    )
+
+
+def _adapter_files(model: Model) -> dict[str, bytes]:
+    adapters = {"adapter/shared": model.shared, "adapter/base": model.base}
+    adapters |= {f"adapter/{task}": adapter for task, adapter in model.adapters.items()}
+    return {role: save(_pair(adapter)) for role, adapter in adapters.items() if adapter is not None}
+
+
+def _pair(adapter: Adapter) -> dict[str, npt.NDArray[np.float32]]:
+    """Return A (L, 2, r, D) and B (L, 2, D, r), the block weights mu multiplied into B."""
+    tensors = adapter.to_numpy()
+    return {"A": tensors["A"], "B": tensors["B"] * np.exp(tensors["log_mu"])[:, :, None, None]}
+
+
+def _head_files(model: Model) -> dict[str, bytes]:
+    head = model.head()
+    tensors = {
+        "weight": head.discriminant.weight,
+        "bias": head.discriminant.bias,
+        "centre": head.discriminant.centre,
+        "basis": head.precision.basis,
+        "gain": head.precision.gain,
+        "variance": np.asarray([head.precision.variance], np.float32),
+    }
+    branches = {f"branch/{task}": save(dict(branch.to_numpy())) for task, branch in head.branches.items()}
+    return {"head": save(tensors)} | branches
+
+
+def _graphs(snapshot: Snapshot, backbone: Backbone, layout: str, publication: Publication) -> dict[str, FileRef]:
+    """Write the graphs and their weights: the bare backbone, once for all tasks."""
+    r = snapshot.shape.r if layout == "shared" else None
+    prefix = graphs.prefix_graph(backbone, snapshot.model.spec.preprocess)
+    suffix = graphs.suffix_graph(backbone, r)
+    data = save(graphs.weights_of(prefix, suffix))
+    weights = publication.put("weights", "safetensors", data)
+    places = graphs.places(data)
+
+    def put(role: str, model: onnx.ModelProto) -> FileRef:
+        outside = graphs.externalise(model, weights.name, places)
+        return publication.put(role, "onnx", outside.SerializeToString(deterministic=True))
+
+    return {"weights": weights, "prefix": put("prefix", prefix), "suffix": put("suffix", suffix)}
+
+
+def _merged(
+    snapshot: Snapshot, refs: Mapping[str, FileRef], precision: str, publication: Publication
+) -> dict[str, FileRef]:
+    """Fold the adapters into graphs of their own: the bare prefix and suffix with other projections."""
+    model = snapshot.model
+    bare = {role: onnx.load(publication.path(refs[role]), load_external_data=False) for role in ("prefix", "suffix")}
+    result = {}
+    adapters = {"merged/prefix": model.shared, "merged/base": model.base}
+    adapters |= {f"merged/{task}": adapter for task, adapter in model.adapters.items()}
+    for role, adapter in adapters.items():
+        if adapter is not None:
+            part = bare["prefix" if adapter.shared else "suffix"]
+            bound = graphs.bind(part, _projections(snapshot.backbone, adapter, precision))
+            result[role] = publication.put(role, "onnx", bound.SerializeToString(deterministic=True))
+    return result
+
+
+def _projections(backbone: Backbone, adapter: Adapter, precision: str) -> dict[str, npt.NDArray[np.generic]]:
+    """Return the fused projections that an adapter changes, merged, laid out (in, out)."""
+    names = [f"blocks.{i}.attn.qkv.weight" for i in range(adapter.first, adapter.first + adapter.depth)]
+    state = backbone.vit.state_dict()
+    merged = merge_adapters({name: state[name] for name in names}, [adapter])
+    return {name: value.to(graphs.PRECISIONS[precision]).cpu().numpy().T for name, value in merged.items()}
+
+
+def _write_classifier(snapshot: Snapshot, path: Path, recipe: str, precision: str, say: Say) -> None:
+    """Write the one-graph classifier, from the one that is there if only tensors have changed."""
+    if not snapshot.model.classes:
+        return
+    tensors = _classifier_tensors(snapshot, precision)
+    model = _classifier_there(path, recipe)
+    if model is None:
+        say(f"making {path.name} ...")
+        backbone = graphs.prepared(snapshot.backbone, precision)
+        head = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in tensors.items()}
+        model = graphs.classifier_graph(backbone, snapshot.model.spec.preprocess, head)
+    if snapshot.model.shared is not None:
+        tensors |= _projections(snapshot.backbone, snapshot.model.shared, precision)
+    model = graphs.bind(model, tensors)
+    names = [c.name for c in snapshot.model.classes]
+    facts: Mapping[str, Json] = {
+        "edge_cl.recipe": recipe,
+        "edge_cl.version": snapshot.version,
+        "edge_cl.classes": names,
+    }
+    onnx.helper.set_model_props(model, {key: canonical_json(value).decode() for key, value in facts.items()})
+    replace_bytes(path, model.SerializeToString(deterministic=True))
+
+
+def _classifier_tensors(snapshot: Snapshot, precision: str) -> dict[str, npt.NDArray[np.generic]]:
+    model, shape = snapshot.model, snapshot.shape
+    adapters: dict[int, Factors] = {}
+    for task, adapter in {BASE: model.base, **model.adapters}.items():
+        pair = _pair(adapter) if adapter is not None else _nothing(shape)
+        adapters[task] = joint_factors(pair["A"], pair["B"], shape.r)
+    return dict(head_tensors(model.head(), adapters, precision))
+
+
+def _nothing(shape: Shape) -> dict[str, npt.NDArray[np.float32]]:
+    depth = shape.depth - shape.split
+    sizes = {"A": (depth, 2, shape.r, shape.width), "B": (depth, 2, shape.width, shape.r)}
+    return {name: np.zeros(size, np.float32) for name, size in sizes.items()}
+
+
+def _classifier_there(path: Path, recipe: str) -> onnx.ModelProto | None:
+    try:
+        model = onnx.load(path)
+    except Exception:  # none, or none that can be read: it is made anew
+        return None
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    return model if facts.get("edge_cl.recipe") == canonical_json(recipe).decode() else None

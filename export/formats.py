@@ -1,0 +1,55 @@
+"""The formats that `edge-cl export` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edge_cl.errors import UsageError, did_you_mean
+from edge_cl.export.bundle import LAYOUTS, BundleError, read_manifest
+from edge_cl.export.exporter import Say, Snapshot, export_bundle
+from edge_cl.export.graphs import PRECISIONS
+from edge_cl.export.peft import export_peft
+
+Write = Callable[[Snapshot, Path, "str | None", "str | None", Say], dict[str, Any]]
+FORMATS: dict[str, Write] = {}
+
+
+def export_format(name: str) -> Callable[[Write], Write]:
+    """Register what writes a snapshot to a directory; it is given layout and precision, None where not asked for."""
+
+    def register(write: Write) -> Write:
+        FORMATS[name] = write
+        return write
+
+    return register
+
+
+@export_format("onnx")
+def _onnx(snapshot: Snapshot, out: Path, layout: str | None, precision: str | None, say: Say) -> dict[str, Any]:
+    for value, known in ((layout, LAYOUTS), (precision, PRECISIONS)):
+        if value is not None and value not in known:
+            raise UsageError(f"Unknown layout or precision {value!r}.", mend=did_you_mean(value, list(known)))
+    try:
+        there = read_manifest(out)
+        layout, precision = layout or there.layout, precision or there.precision
+    except BundleError:
+        layout, precision = layout or "shared", precision or "fp32"
+    done = export_bundle(snapshot, out, layout=layout, precision=precision, say=say)
+    return {
+        "version": snapshot.version,
+        "layout": layout,
+        "precision": precision,
+        "seconds": done.seconds,
+        "written_bytes": done.written,
+        "graphs_built": done.graphs_built,
+    }
+
+
+@export_format("peft")
+def _peft(snapshot: Snapshot, out: Path, layout: str | None, precision: str | None, say: Say) -> dict[str, Any]:
+    if layout is not None or precision is not None:
+        raise UsageError("PEFT's format has no layout or precision.", mend="Leave out --layout and --precision.")
+    folders = export_peft(snapshot.model, out)
+    return {"version": snapshot.version, "folders": [str(folder) for folder in folders]}

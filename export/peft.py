@@ -1,0 +1,82 @@
+"""Adapters in the format of PEFT, one folder a task: `PeftModel.from_pretrained(timm_model, OUT/base)` loads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+from edge_cl.durable import make_directory, replace_bytes
+from edge_cl.errors import EdgeClError
+from edge_cl.export.bundle import joint_factors
+from edge_cl.lora import Adapter
+from edge_cl.model import Model
+
+
+def export_peft(model: Model, out: Path) -> list[Path]:
+    """Write one PEFT adapter for the base branch and one a task: shared adapter and branch adapter together.
+
+    Our deltas on query and value are one delta of the fused projection, of rank 2r, scaled by 1 (`lora_alpha` = `r`).
+
+    Args:
+        model: what has been learned.
+        out: directory; folders of the same name in it are written anew.
+
+    Returns:
+        The folders written.
+
+    Raises:
+        EdgeClError: nothing has been adapted yet.
+    """
+    if model.shared is None or model.base is None:
+        raise EdgeClError(
+            "No adapter has been trained yet: statistics alone answer.",
+            mend="Learn a task with --method cl-lora first.",
+        )
+    folders = []
+    for name, adapter in {"base": model.base, **{f"task-{t}": a for t, a in model.adapters.items()}}.items():
+        tensors = {**_factors(model.shared), **_factors(adapter)}
+        folder = out / name
+        make_directory(folder)
+        replace_bytes(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+        replace_bytes(folder / "adapter_config.json", json.dumps(_config(model, tensors), indent=2).encode())
+        folders.append(folder)
+    return folders
+
+
+def _factors(adapter: Adapter) -> dict[str, npt.NDArray[np.float32]]:
+    tensors = adapter.to_numpy()
+    down, up = joint_factors(tensors["A"], tensors["B"] * np.exp(tensors["log_mu"])[:, :, None, None], adapter.r)
+    result: dict[str, npt.NDArray[np.float32]] = {}
+    for i in range(adapter.depth):
+        layer = f"base_model.model.blocks.{adapter.first + i}.attn.qkv"
+        result |= {f"{layer}.lora_A.weight": down[i].copy(), f"{layer}.lora_B.weight": up[i].copy()}
+    return result
+
+
+def _config(model: Model, tensors: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, object]:
+    ranks = {name.split(".lora_A")[0].removeprefix("base_model.model."): len(value)
+             for name, value in tensors.items() if "lora_A" in name}  # fmt: skip
+    r = max(ranks.values())
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": f"timm/{model.spec.name}",
+        "inference_mode": True,
+        "r": r,
+        "lora_alpha": r,
+        "rank_pattern": {layer: rank for layer, rank in ranks.items() if rank != r},
+        "alpha_pattern": {layer: rank for layer, rank in ranks.items() if rank != r},
+        "target_modules": sorted(ranks),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+    }
