@@ -1,92 +1,50 @@
-"""Checks of the machine and of a store: each finding says what was found and the command that mends it."""
+"""Checks of the machine and of a store: each finding says what was found, why, and the command that mends it."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from edge_cl.devices.board import recognise
+from edge_cl.devices import hardware, runtimes
+from edge_cl.devices.finding import Check, Finding, Subject, run
+from edge_cl.devices.probe import read_machine
 from edge_cl.errors import StoreError
 from edge_cl.store import Store
+
+__all__ = ["CHECKS", "Finding", "examine"]
 
 FREE_MB = 500  # a version of a ViT-B store and its checkpoints need less
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at.
-
-    Attributes:
-        check: what was looked at.
-        ok: whether it is as it should be.
-        found: what was found.
-        mend: the command or change that mends it, "" where nothing is to be done.
-    """
-
-    check: str
-    ok: bool
-    found: str
-    mend: str = ""
-
-
-def examine(store: Path) -> list[Finding]:
-    """Look at Python, torch, the board, the optional runtimes, the disk and a store."""
-    return [_python(), _torch(), _board(), *_optional(), _disk(store), *_store(store)]
-
-
-def _python() -> Finding:
+def check_python(_: Subject) -> Iterator[Finding]:
+    """Look at the version of Python."""
+    enough = sys.version_info >= (3, 10)
     version = ".".join(map(str, sys.version_info[:3]))
-    return Finding("python", sys.version_info >= (3, 10), version, "" if sys.version_info >= (3, 10) else "Use 3.10+.")
+    advice = () if enough else ("Use 3.10 or newer.", "edge-cl is not written for older ones")
+    yield Finding("python", enough, version, *advice)
 
 
-def _torch() -> Finding:
-    try:
-        import torch
-    except ImportError as error:
-        return Finding("torch", False, str(error), "pip install torch")
-    if torch.cuda.is_available():
-        return Finding("torch", True, f"{torch.__version__}, CUDA on {torch.cuda.get_device_name()}")
-    if recognise() is not None:
-        mend = "Install NVIDIA's torch wheel for this JetPack in a venv made with --system-site-packages."
-        return Finding("torch", False, f"{torch.__version__}, but it cannot use this board's GPU", mend)
-    return Finding("torch", True, f"{torch.__version__}, CPU with {torch.get_num_threads()} threads")
-
-
-def _board() -> Finding:
-    board = recognise()
-    if board is None:
-        return Finding("board", True, "no Jetson")
-    if board.refused:
-        return Finding("board", False, f"{board.name}: {board.refused}", "Use an Orin or Thor board.")
-    return Finding("board", True, f"{board.name}, JetPack {board.jetpack_floor} or newer is needed")
-
-
-def _optional() -> Iterator[Finding]:
-    needed = recognise() is not None
-    for module, mend in (
-        ("tensorrt", "It comes with JetPack: make the venv with --system-site-packages."),
-        ("pycuda", "pip install 'edge-cl[jetson]'"),
-    ):
-        found = importlib.util.find_spec(module) is not None
-        state = "installed" if found else "not installed" + ("" if needed else ", and not needed here")
-        yield Finding(module, found or not needed, state, "" if found or not needed else mend)
-
-
-def _disk(store: Path) -> Finding:
+def check_disk(subject: Subject) -> Iterator[Finding]:
+    """Look at the disk that the store is on, or will be."""
+    store = subject.store
     place = next(path for path in (store, *store.absolute().parents) if path.exists())
     free_mb = shutil.disk_usage(place).free // 2**20
     if not os.access(place, os.W_OK):
-        return Finding("disk", False, f"{place} cannot be written", f"Mend its permissions: chmod u+w {place}")
-    mend = "" if free_mb > FREE_MB else "Free some space."
-    return Finding("disk", free_mb > FREE_MB, f"{free_mb} MB free at {place}", mend)
+        cause = "this user has no right to write there"
+        yield Finding("disk", False, f"{place} cannot be written", f"Mend its permissions: chmod u+w {place}", cause)
+    elif free_mb <= FREE_MB:
+        cause = f"a learn needs up to {FREE_MB} MB for checkpoints and the new version"
+        yield Finding("disk", False, f"{free_mb} MB free at {place}", "Free some space.", cause)
+    else:
+        yield Finding("disk", True, f"{free_mb} MB free at {place}")
 
 
-def _store(path: Path) -> Iterator[Finding]:
+def check_store(subject: Subject) -> Iterator[Finding]:
+    """Verify every object of the store."""
+    path = subject.store
     if not Store.exists(path):
         yield Finding("store", True, f"none at {path} yet")
         return
@@ -100,3 +58,30 @@ def _store(path: Path) -> Iterator[Finding]:
         yield Finding("store", False, fault, f"edge-cl rollback VERSION --store {path}, to a whole version")
     if not faults:
         yield Finding("store", True, f"{path}: {len(store.versions())} versions, every object whole")
+
+
+CHECKS: dict[str, Check] = {  # in the order of the report
+    "python": check_python,
+    "board": hardware.check_board,
+    "jetpack": hardware.check_jetpack,
+    "power mode": hardware.check_power,
+    "cuda": hardware.check_driver,
+    "torch": runtimes.check_torch,
+    "tensorrt": runtimes.check_tensorrt,
+    "pycuda": runtimes.check_pycuda,
+    "onnxruntime": runtimes.check_onnxruntime,
+    "memory": hardware.check_memory,
+    "disk": check_disk,
+    "store": check_store,
+}
+
+
+def examine(store: Path, root: Path | None = None) -> list[Finding]:
+    """Look at Python, the board, the libraries that compute, memory, disk and a store.
+
+    Args:
+        store: directory of a store; it need not exist.
+        root: of the file system whose board is looked at; a captured tree may be given.
+    """
+    subject = Subject(read_machine(root), store)
+    return [finding for name, check in CHECKS.items() for finding in run(name, check, subject)]

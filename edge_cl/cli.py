@@ -472,8 +472,8 @@ def doctor(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> N
     findings = examine(store)
 
     def show() -> None:
-        rows = [("ok" if f.ok else "FAULT", f.check, "\n".join(filter(None, (f.found, f.mend)))) for f in findings]
-        answers.print(table(("", "check", "found"), rows))
+        rows = [(f.state, f.check, "\n".join(filter(None, (f.found, f.cause, f.mend)))) for f in findings]
+        answers.print(table(("", "check", "found, why, and what mends it"), rows))
 
     emit(as_json, {"findings": [vars(f) for f in findings], "ok": all(f.ok for f in findings)}, show)
     if not all(f.ok for f in findings):
