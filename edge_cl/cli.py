@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,7 +66,7 @@ StoreOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or a board's profile (orin-nano-8gb).")]
 BackboneOption = Annotated[
     str, typer.Option("--backbone", help="timm name, the shipped backbone if not given; `list` shows choices.")
 ]
@@ -90,10 +91,21 @@ def init(
         return _list_backbones(as_json)
     from edge_cl.learner import Learner
 
+    _board(device)
     learner = Learner.init(store, backbone=backbone, weights=weights, image_size=image_size, device=device)
     head = learner.store.head
     value = {"store": str(store), "version": head.number, "backbone": learner.state["backbone"]}
     emit(as_json, value, lambda: say(f"Made {store} around {head.record['backbone']}."))
+
+
+def _board(device: str) -> Any:
+    """Return the profile that --device means, named on stderr, or None."""
+    from edge_cl.devices import profile_for
+
+    profile = profile_for(device)
+    if profile is not None:
+        say(f"{profile.name}: {profile.advice}")
+    return profile
 
 
 def _list_backbones(as_json: bool) -> None:
@@ -156,7 +168,10 @@ def learn(
     from edge_cl.learner import Learner
     from edge_cl.store import Store
 
-    config = LearnConfig(
+    profile = _board(device)
+    base = profile.settings(DEFAULTS) if profile else DEFAULTS
+    config = replace(
+        base,
         method=method,
         epochs=epochs,
         seed=seed,
@@ -164,7 +179,7 @@ def learn(
         shared_update=shared_update,
         max_forgetting=max_forgetting,
         time_s=time_budget,
-        memory_mb=memory_budget,
+        memory_mb=memory_budget or base.memory_mb,
     )
     if Store.exists(store):
         learner = Learner.open(store, device=device)

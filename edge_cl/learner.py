@@ -75,7 +75,7 @@ class Learner:
             backbone: timm name; the shipped backbone if not given.
             weights: local .safetensors file; the hub is asked if not given.
             image_size: side of the input, pixels.
-            device: "auto", "cpu" or "cuda".
+            device: "auto", "cpu", "cuda" or the name of a board's profile, which means "cuda".
 
         Raises:
             BackboneError: unknown backbone, unreachable hub, weights that do not fit.
@@ -105,7 +105,7 @@ class Learner:
 
         Args:
             path: directory of the store.
-            device: "auto", "cpu" or "cuda".
+            device: "auto", "cpu", "cuda" or the name of a board's profile, which means "cuda".
             repair: open it even when HEAD is damaged, to roll back.
         """
         return cls(Store.open(path, repair=repair), device=device)
@@ -426,7 +426,10 @@ def _device(name: str) -> Any:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name not in ("cpu", "cuda"):
-        raise UsageError(f"Unknown device {name!r}.", mend=did_you_mean(name, ["auto", "cpu", "cuda"]))
+        from edge_cl.devices import find_profile
+
+        find_profile(name)
+        name = "cuda"
     if name == "cuda" and not torch.cuda.is_available():
         raise EdgeClError("There is no CUDA device that torch can use.", mend="Pass --device cpu, or --device auto.")
     return torch.device(name)
