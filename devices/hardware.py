@@ -41,7 +41,7 @@ def _unknown_board(machine: Machine) -> Finding:
 def check_jetpack(subject: Subject) -> Iterator[Finding]:
     """Hold the JetPack of a Jetson against the oldest that edge-cl supports on it."""
     machine, profile = subject.machine, subject.machine.profile
-    if machine.soc is None or (profile and profile.refused):
+    if not machine.supported:
         return
     if machine.jetpack is None:
         cause = "neither the package nvidia-jetpack nor /etc/nv_tegra_release is here, which is usual in a container"
@@ -96,7 +96,7 @@ def check_driver(subject: Subject) -> Iterator[Finding]:
     cuda = f"CUDA {machine.cuda}" if machine.cuda else "CUDA toolkit not found"
     if machine.driver:
         yield Finding("cuda", True, f"{cuda}, driver library {machine.driver}")
-    elif machine.soc is None:
+    elif not machine.supported:
         yield Finding("cuda", True, "no driver: edge-cl runs on the CPU")
     else:
         mend = "sudo apt install --reinstall nvidia-l4t-cuda; in a container: docker run --runtime nvidia ..."

@@ -91,6 +91,11 @@ class Machine:
         return next((p for p in profiles().values() if any(map(p.has_part, self.parts))), None)
 
     @property
+    def supported(self) -> bool:
+        """Whether it is a Jetson with the chip of a supported board."""
+        return any(p.soc == self.soc and not p.refused for p in profiles().values())
+
+    @property
     def jetpack(self) -> str | None:
         """Version of JetPack: of the package nvidia-jetpack, else by the Jetson Linux release."""
         package = version_of((self.packages or {}).get("nvidia-jetpack"))

@@ -127,7 +127,10 @@ class Profile:
         return f"its profile {self.key} allows a learn {memory} MB (--memory changes it), {batch} pictures at once"
 
     def settings(self, base: LearnConfig) -> LearnConfig:
-        """Return settings of a learn with this board's defaults in place; none of them changes what is learned."""
+        """Return settings of a learn with this board's defaults in place.
+
+        What is learned stays the same within rounding, unless the memory is too little for all views of the pictures.
+        """
         if self.defaults is None:
             return base
         return replace(base, micro_batch=self.defaults.batch, memory_mb=float(self.defaults.memory_mb))

@@ -45,7 +45,6 @@ FAULTS = (
 def check_torch(subject: Subject) -> Iterator[Finding]:
     """Load torch, and say what it computes on."""
     machine = subject.machine
-    on_board = machine.soc is not None
     try:
         torch: Any = importlib.import_module("torch")
     except (ImportError, OSError) as error:
@@ -53,7 +52,7 @@ def check_torch(subject: Subject) -> Iterator[Finding]:
         return
     if not torch.cuda.is_available():
         found = f"{torch.__version__}, CPU with {torch.get_num_threads()} threads"
-        if on_board:
+        if machine.supported:
             yield Finding("torch", False, found, _torch_mend(machine), _no_cuda(torch, machine))
         else:
             yield Finding("torch", True, found)
@@ -78,7 +77,7 @@ def _no_cuda(torch: Any, machine: Machine) -> str:
 
 
 def _torch_mend(machine: Machine) -> str:
-    if machine.soc is None:
+    if not machine.supported:
         return "pip install --force-reinstall torch"
     release = f"JetPack {machine.jetpack}" if machine.jetpack else "this JetPack"
     return f"pip install --force-reinstall TORCH_WHEEL, with NVIDIA's wheel of torch for {release} (docs/boards.md)"
@@ -105,10 +104,10 @@ def check_tensorrt(subject: Subject) -> Iterator[Finding]:
     if not numbers(TENSORRT_OLDEST) <= numbers(version)[:2] <= numbers(TENSORRT_NEWEST):
         cause = f"edge-cl is written for TensorRT {TENSORRT_OLDEST} to {TENSORRT_NEWEST}"
         mend = "Update JetPack, or export with --format onnx."
-        yield Finding("tensorrt", machine.soc is None, version, mend, cause)
+        yield Finding("tensorrt", not machine.supported, version, mend, cause)
         return
     package = machine.tensorrt
-    if package and numbers(package)[:3] != numbers(version)[:3]:
+    if machine.supported and package and numbers(package)[:3] != numbers(version)[:3]:
         cause = f"the board's library is {package}: engines of one version do not load in the other"
         mend = f"pip uninstall tensorrt, and use the board's: {SYSTEM_VENV}"
         yield Finding("tensorrt", False, version, mend, cause)
@@ -134,7 +133,7 @@ def _compute_capability(machine: Machine) -> str:
 
 def _no_tensorrt(machine: Machine, error: Exception) -> Finding:
     missing = isinstance(error, ModuleNotFoundError)
-    if machine.soc is None:
+    if not machine.supported:
         state = "not installed, and not needed here" if missing else f"does not load: {_one_line(error)}"
         return Finding("tensorrt", True, state)
     if not machine.tensorrt:
@@ -168,7 +167,7 @@ def _isolated() -> bool:
 
 def check_pycuda(subject: Subject) -> Iterator[Finding]:
     """Load PyCUDA's driver interface, which needs the driver library."""
-    needed = subject.machine.soc is not None
+    needed = subject.machine.supported
     try:
         importlib.import_module("pycuda.driver")
         version: Any = importlib.import_module("pycuda").VERSION

@@ -480,11 +480,18 @@ def export(
 
 
 @app.command()
-def doctor(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+def doctor(
+    store: StoreOption = DEFAULT_STORE,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", metavar="DIR", exists=True, file_okay=False, help="File tree of a board, captured."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check the machine and the store; exit status 1 if something needs mending."""
     from edge_cl.devices.doctor import examine
 
-    findings = examine(store)
+    findings = examine(store, root)
 
     def show() -> None:
         rows = [(f.state, f.check, "\n".join(filter(None, (f.found, f.cause, f.mend)))) for f in findings]
