@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 
 from edge_cl.config import LearnConfig
 from edge_cl.devices import Machine, find_profile, profile_for, profiles, read_machine
-from edge_cl.devices.profile import PROFILES_DIR, read_profile
+from edge_cl.devices.profile import PROFILES_DIR, Profile, read_profile, tomllib
 from edge_cl.errors import EdgeClError, UsageError
 
 TREES = Path(__file__).parent / "device_trees"
@@ -251,7 +250,7 @@ def test_a_device_that_cannot_be(device: str, error: type[EdgeClError], message:
         profile_for(device)
 
 
-def test_a_profile_sets_what_does_not_change_the_result() -> None:
+def test_a_profile_sets_memory_and_pictures_at_once_alone() -> None:
     settings, base = find_profile("orin-nano-4gb").settings(LearnConfig(seed=3)), LearnConfig(seed=3)
     assert (settings.micro_batch, settings.memory_mb) == (8, 1536)
     assert replace(settings, micro_batch=base.micro_batch, memory_mb=base.memory_mb) == base
@@ -263,5 +262,36 @@ def test_neither_the_probe_nor_a_profile_needs_torch() -> None:
 
 
 def test_the_package_holds_the_profiles() -> None:
-    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
-    assert re.search(r'^"edge_cl\.devices" = \["profiles/\*\.toml"\]$', project, re.MULTILINE)
+    tools = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert "edge_cl.devices.profiles" in tools["packages"]
+    assert tools["package-data"]["edge_cl.devices.profiles"] == ["*.toml"]
+
+
+def _row(profile: Profile) -> str:
+    def number(value: float) -> str:
+        return f"{value:g}"
+
+    boost = profile.super_mode
+    clock = number(profile.sm_mhz) + (f" ({number(boost.sm_mhz)})" if boost else "")
+    bandwidth = number(profile.bandwidth_gb_s)
+    if boost and boost.bandwidth_gb_s != profile.bandwidth_gb_s:
+        bandwidth += f" ({number(boost.bandwidth_gb_s)})"
+    defaults = profile.defaults
+    cells = [
+        f"`{profile.key}`",
+        ", ".join(profile.parts) or "unknown",
+        profile.compute_capability,
+        "/".join(map(str, profile.memory_gb)),
+        bandwidth,
+        f"{profile.sm_count} @ {clock}" + ("?" if "sm_mhz" in profile.certainty else ""),
+        number(profile.fp16_tflops) + (f" ({number(boost.fp16_tflops)})" if boost else ""),
+        str(profile.dla_count),
+        profile.jetpack_floor or "refused",
+        f"{defaults.memory_mb} MB, {defaults.batch}" if defaults else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_documented_table_is_that_of_the_profiles() -> None:
+    text = (Path(__file__).parents[1] / "docs/boards.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("| `")] == [*map(_row, profiles().values())]
