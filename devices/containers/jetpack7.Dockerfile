@@ -46,6 +46,6 @@ COPY export /src/export
 COPY devices /src/devices
 RUN pip install --no-cache-dir --constraint /opt/edge-cl/held.txt "/src[jetson]" && rm -rf /src
 
-WORKDIR /work
+WORKDIR /robot
 ENTRYPOINT ["edge-cl"]
 CMD ["doctor"]
