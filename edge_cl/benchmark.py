@@ -14,11 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edge_cl.errors import EdgeClError, FolderError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 BASELINE = "joint"  # as published, answers included
 ARMS: Mapping[str, Sequence[str]] = {BASELINE: ("--schedule", "joint", "--shared-update", "distil"), "edge-cl": ()}
@@ -165,10 +168,10 @@ def summarise(rows: Sequence[LearnRow]) -> dict[str, dict[str, float]]:
     return result
 
 
-def to_csv(rows: Sequence[LearnRow]) -> str:
-    """Write rows as comma-separated values."""
+def to_csv(rows: Sequence[DataclassInstance]) -> str:
+    """Write rows, dataclasses of one kind, as comma-separated values."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in fields(LearnRow)], lineterminator="\n")
+    writer = csv.DictWriter(buffer, [field.name for field in fields(rows[0])], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     return buffer.getvalue()

@@ -549,6 +549,53 @@ def benchmark_learn(
     emit(as_json, value, show)
 
 
+@benchmark.command("predict")
+def benchmark_predict(
+    store: StoreOption = DEFAULT_STORE,
+    tasks: Annotated[str, typer.Option("--tasks", help="Numbers of tasks; those learned are repeated.")] = "1,10,50",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Frames of each way.")] = 100,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 1,
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where to write.")] = Path(
+        "benchmark_predict"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Measure latency, throughput and memory of answering by number of tasks, beside the bare backbone."""
+    import tempfile
+
+    from edge_cl import latency
+    from edge_cl.benchmark import machine, to_csv
+    from edge_cl.learner import Learner
+
+    snapshot = Learner.open(store, device="cpu").snapshot()
+    with tempfile.TemporaryDirectory() as place:
+        counts = [int(count) for count in tasks.split(",")]
+        rows = latency.measure(snapshot, Path(place), counts=counts, threads=threads, rounds=rounds, say=say)
+    value = {"machine": machine(), "backbone": snapshot.model.spec.name, "rows": [vars(row) for row in rows]}
+    output.mkdir(parents=True, exist_ok=True)
+    files = {"rows.csv": to_csv(rows).encode(), "plot.png": latency.plot(rows)}
+    files["summary.json"] = json.dumps(value, indent=2).encode()
+    for name, content in files.items():
+        (output / name).write_bytes(content)
+
+    def show() -> None:
+        cells = [
+            (f"{row.arm} ({', '.join(filter(None, (row.backend, row.layout, row.precision)))})", f"{row.median_ms:.1f}",
+             f"{row.p99_ms:.1f}", f"{row.ratio:.2f}", f"{row.frames_s:.0f}", _or_dash(row.start_s, ".2f"),
+             _or_dash(row.memory_mb, ".0f"))
+            for row in rows
+        ]  # fmt: skip
+        columns = ("", "median ms", "p99 ms", "of bare", "frames/s", "start, s", "MB")
+        answers.print(table(columns, cells))
+        say(f"{value['machine']}. Rows, summary and plot: {output}")
+
+    emit(as_json, value, show)
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
 def main() -> None:
     """Run the command line; the exit status is 0 done, 1 could not do it, 2 bad usage."""
     try:

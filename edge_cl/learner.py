@@ -16,6 +16,7 @@ from edge_cl.version import JsonObject, Version, hash_file
 
 if TYPE_CHECKING:
     from edge_cl.encoding import Progress
+    from edge_cl.export.exporter import Snapshot
     from edge_cl.features import Encoder
     from edge_cl.intake import Intake
     from edge_cl.model import Model
@@ -193,11 +194,7 @@ class Learner:
         if rule not in RULES:
             raise UsageError(f"Unknown rule {rule!r}.", mend=did_you_mean(rule, list(RULES)))
         model, encoder = self.load()
-        if not model.classes:
-            raise EdgeClError(
-                f"{self.store.path} knows no class yet.",
-                mend=f"Teach some: edge-cl learn --new-classes DIR --store {self.store.path}",
-            )
+        self._require_classes(model)
         return Recogniser(TorchBackend(encoder, model.adapters), model.head(), model.names, rule)
 
     # Learning -----------------------------------------------------------------------------------------------------
@@ -306,20 +303,31 @@ class Learner:
             BundleError: `out` holds something else, or cannot be written.
             EdgeClError: nothing has been learned yet.
         """
-        from edge_cl.export.exporter import Snapshot
         from edge_cl.export.formats import FORMATS
 
         if format not in FORMATS:
             raise UsageError(f"Unknown format {format!r}.", mend=did_you_mean(format, list(FORMATS)))
-        model, encoder = self.load()
+        return FORMATS[format](self.snapshot(), Path(out), layout, precision, say)
+
+    def snapshot(self) -> Snapshot:
+        """Return the version in force as it is exported.
+
+        Raises:
+            EdgeClError: nothing has been learned yet.
+        """
+        from edge_cl.export.exporter import Snapshot
+
+        head = self.store.head
+        model, encoder = self.load(head)
+        self._require_classes(model)
+        return Snapshot(model, encoder.backbone, head.objects["backbone"].sha256, head.number)
+
+    def _require_classes(self, model: Model) -> None:
         if not model.classes:
             raise EdgeClError(
                 f"{self.store.path} knows no class yet.",
                 mend=f"Teach some: edge-cl learn --new-classes DIR --store {self.store.path}",
             )
-        head = self.store.head
-        snapshot = Snapshot(model, encoder.backbone, head.objects["backbone"].sha256, head.number)
-        return FORMATS[format](snapshot, Path(out), layout, precision, say)
 
     def rename(self, old: str, new: str) -> Version:
         """Give a class another name; its id stays."""

@@ -75,7 +75,13 @@ class Exported:
 
 
 def export_bundle(
-    snapshot: Snapshot, out: Path, *, layout: str = "shared", precision: str = "fp32", say: Say = lambda text: None
+    snapshot: Snapshot,
+    out: Path,
+    *,
+    layout: str = "shared",
+    precision: str = "fp32",
+    classifier: bool = True,
+    say: Say = lambda text: None,
 ) -> Exported:
     """Write a bundle, or bring the one that is there up to date.
 
@@ -84,6 +90,7 @@ def export_bundle(
         out: directory; new, empty, or a bundle.
         layout: "shared" or "merged".
         precision: of the graphs, "fp32" or "fp16".
+        classifier: whether to write `classifier.onnx` too.
         say: told of every long step.
 
     Raises:
@@ -109,7 +116,8 @@ def export_bundle(
         manifest = _manifest(snapshot, layout, precision, recipe, refs)
         publication.publish(manifest)
         seconds, written = time.monotonic() - start, publication.written
-        _write_classifier(snapshot, out / CLASSIFIER, recipe, precision, say)
+        if classifier:
+            _write_classifier(snapshot, out / CLASSIFIER, recipe, precision, say)
     return Exported(manifest, seconds, written, built)
 
 

@@ -87,6 +87,16 @@ class Suffix(_Graph):
         return self.suffix(tokens, lora_down, lora_up)
 
 
+class Bare(_Graph):
+    """`image` uint8 (B, S, S, 3), RGB, to `token` (B, D): the backbone alone, to compare with."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Run on `image`."""
+        tokens, _ = self.prefix(image.to(torch.float32))
+        backbone = self._backbone[0]
+        return backbone.classify_token(backbone.suffix(tokens))
+
+
 class Classifier(_Graph):
     """Picture in, scores out, over all tasks: the arithmetic of `head.Head` and the routed rule as a graph.
 
@@ -161,6 +171,12 @@ def suffix_graph(backbone: Backbone, r: int | None) -> onnx.ModelProto:
         inputs["lora_down"] = (torch.zeros(depth, 2 * r, width, dtype=dtype), {})
         inputs["lora_up"] = (torch.zeros(depth, 3 * width, 2 * r, dtype=dtype), {})
     return _export(Suffix(backbone), inputs, ["features"])
+
+
+def bare_graph(backbone: Backbone, preprocess: Preprocess) -> onnx.ModelProto:
+    """Export a `prepared` backbone alone, from picture to class token."""
+    image = torch.zeros(2, preprocess.image_size, preprocess.image_size, 3, dtype=torch.uint8)
+    return _export(Bare(backbone, preprocess), {"image": (image, {0: "B"})}, ["token"])
 
 
 def classifier_graph(backbone: Backbone, preprocess: Preprocess, head: Mapping[str, Tensor]) -> onnx.ModelProto:
