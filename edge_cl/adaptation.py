@@ -124,6 +124,7 @@ class Job:
                 checkpoint=self.checkpoint,
                 on_epoch=lambda epoch, loss: self.progress(stage, epoch, config.epochs),
                 deadline=self.deadline,
+                labels=self.labels if config.balanced and config.schedule != "joint" else None,
             )
 
 

@@ -47,6 +47,8 @@ class LearnConfig:
         fresh_view_scale: the same for views that serve a single step, where the prefix itself is trained.
         patch_drop_rate: share of the patches that a training step leaves out (PatchDropout, Liu et al., WACV 2023); the
             published schedule and the task that shapes the base branch leave out none.
+        balanced: whether every class has the same share of a training epoch, whatever its number of pictures; the
+            published schedule takes every picture once.
         adapt_pictures: fewest training pictures of a task that adapters are trained on (with two classes or more).
         readapt_factor: a task with so many times the classes that shaped the base branch shapes it anew.
         shrinkage: isotropic share of the pooled covariance.
@@ -79,6 +81,7 @@ class LearnConfig:
     view_scale: float = 0.4
     fresh_view_scale: float = 0.2
     patch_drop_rate: float = 0.5
+    balanced: bool = True
     adapt_pictures: int = 40
     readapt_factor: float = 3.0
     shrinkage: float = 0.5

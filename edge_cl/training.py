@@ -15,6 +15,7 @@ from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
 from edge_cl.lora import Adapter
 from edge_cl.losses import distillation_loss, reassign_gradient
+from edge_cl.statistics import Indices
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,30 @@ def computes_bfloat16(device: torch.device) -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def epoch_batches(count: int, batch_size: int, seed: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield the index batches of one epoch: all of nearly the same size, at most `batch_size`."""
-    order = np.random.default_rng(seed).permutation(count)
+def epoch_batches(count: int, batch_size: int, seed: Sequence[int], labels: Indices | None = None) -> Iterator[Indices]:
+    """Yield the index batches of one epoch: all of nearly the same size, at most `batch_size`.
+
+    Args:
+        count: number of pictures.
+        batch_size: pictures a batch.
+        seed: of the order.
+        labels: class of each picture, (count,), to give every class the same share of the epoch; None: every picture
+            comes once.
+    """
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(count) if labels is None else _balanced(labels, generator)
     yield from np.array_split(order, batch_count(count, batch_size))
+
+
+def _balanced(labels: Indices, generator: np.random.Generator) -> Indices:
+    """Return as many indices as there are labels, every class as often: its pictures in turns, in random order."""
+    classes = generator.permutation(np.unique(labels))
+    shares = [len(part) for part in np.array_split(labels, len(classes))]
+    turns = [
+        np.resize(generator.permutation(np.flatnonzero(labels == c)), share)
+        for c, share in zip(classes, shares, strict=True)
+    ]
+    return generator.permutation(np.concatenate(turns))
 
 
 def batch_count(count: int, batch_size: int) -> int:
@@ -83,6 +104,7 @@ def train_stage(
     checkpoint: Checkpoint | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
     deadline: float | None = None,
+    labels: Indices | None = None,
 ) -> int:
     """Train the parameters of some modules in place; return the number of epochs begun.
 
@@ -96,6 +118,7 @@ def train_stage(
         checkpoint: keeps every epoch's state; an interrupted stage resumes after its last whole epoch.
         on_epoch: told (epochs finished, mean loss) after each epoch.
         deadline: when to stop after the step in hand, by `time.monotonic`; then the parameters stay as they are.
+        labels: class of each picture, for epochs in which every class has the same share.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=0.9, weight_decay=settings.weight_decay)
@@ -103,7 +126,7 @@ def train_stage(
     steps_per_epoch = batch_count(count, settings.batch_size)
     while done < settings.epochs and not ended:
         total = 0.0
-        for i, batch in enumerate(epoch_batches(count, settings.batch_size, (seed, done))):
+        for i, batch in enumerate(epoch_batches(count, settings.batch_size, (seed, done), labels)):
             rate = cosine_rate(settings.learning_rate, done * steps_per_epoch + i, settings.epochs * steps_per_epoch)
             optimiser.param_groups[0]["lr"] = rate
             optimiser.zero_grad(set_to_none=True)

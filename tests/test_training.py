@@ -38,7 +38,7 @@ from edge_cl.training import Optimisation, computes_bfloat16, cosine_rate, epoch
 from edge_cl.version import Json
 
 EPOCHS = 3
-CONFIG = LearnConfig(epochs=EPOCHS, r=2, batch_size=4, views=1, patch_drop_rate=0.0, reduced_precision=False)
+CONFIG = LearnConfig(epochs=EPOCHS, r=2, batch_size=4, views=1, patch_drop_rate=0.0, reduced_precision=False, balanced=False)
 
 
 class PowerCutError(Exception):
@@ -54,6 +54,18 @@ def test_epoch_covers_every_picture_once(count: int, batch_size: int, seed: int)
     assert max(sizes) <= max(1, math.ceil(1.5 * batch_size))
     if batch_size > 2 and count > 1:
         assert min(sizes) > 1
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(0, 99))
+def test_balanced_epoch_gives_every_class_the_same_share(pictures: list[int], seed: int) -> None:
+    labels = np.repeat(np.arange(len(pictures)), pictures)
+    order = np.concatenate(list(epoch_batches(len(labels), 8, (seed, 0), labels)))
+    assert len(order) == len(labels)
+    shares = np.bincount(labels[order], minlength=len(pictures))
+    assert shares.max() - shares.min() <= 1
+    for c, share in enumerate(shares):  # in turns: no picture comes twice before every one has come
+        times = np.bincount(order[labels[order] == c], minlength=len(labels))[labels == c]
+        assert times.max() - times.min() <= 1, (share, times)
 
 
 def test_order_depends_on_the_seed_alone() -> None:
