@@ -54,16 +54,16 @@ class Stream:
     tasks: tuple[tuple[str, ...], ...]
 
     @classmethod
-    def of(cls, data: Path, sizes: Sequence[int], seed: int) -> Stream:
+    def of(cls, data: Path, sizes: Sequence[int], seed: int, judged: str = "test") -> Stream:
         """Shuffle the classes by a seed and cut them into tasks of the given sizes, of which the last repeats.
 
         Raises:
-            FolderError: there is no train or no test folder with classes.
+            FolderError: there is no train folder with classes, or none to judge by.
         """
-        missing = [part for part in ("train", "test") if not any(p.is_dir() for p in (data / part).glob("*"))]
+        missing = [part for part in ("train", judged) if not any(p.is_dir() for p in (data / part).glob("*"))]
         if missing:
             faults = (f"{data / part} holds no class folders." for part in missing)
-            raise FolderError(*faults, mend="A stream needs DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg.")
+            raise FolderError(*faults, mend=f"A stream needs DIR/train/<class>/*.jpg and DIR/{judged}/<class>/*.jpg.")
         names = sorted(path.name for path in (data / "train").iterdir() if path.is_dir())
         names = [names[i] for i in np.random.RandomState(seed).permutation(len(names))]
         tasks, left = [], list(sizes)

@@ -325,7 +325,9 @@ def evaluate(
         rows = [
             ("accuracy", percent(result["accuracy"])),
             ("mean over classes", percent(result["macro_accuracy"])),
+            ("right task", percent(result["task_choice_accuracy"])),
             ("called unknown", percent(result["unknown_rate"])),
+            ("calibration error", f"{result['calibration_error']:.3f}"),
             *((f"task {number}", percent(accuracy)) for number, accuracy in enumerate(result["per_task"], 1)),
             *((f"weak: {name}", percent(value)) for name, value in weakest(result["per_class"], 5)),
         ]
@@ -547,6 +549,56 @@ def benchmark_learn(
         say(f"{machine}. Rows, summary and plot: {output}")
 
     emit(as_json, value, show)
+
+
+@benchmark.command("accuracy")
+def benchmark_accuracy(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg")],
+    increment: Annotated[str, typer.Option("--increment", help="Classes a task, or of each: 1,2,30.")] = "9",
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Of a stream; may be repeated.")] = None,
+    methods: Annotated[list[str] | None, typer.Option("--method", help="May be repeated; all, if not given.")] = None,
+    part: Annotated[str, typer.Option("--part", help="Pictures to judge by: test or val.")] = "test",
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of every adapter stage.")] = DEFAULTS.epochs,
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="Where to write; a run resumes there.")
+    ] = Path("benchmark_accuracy"),
+    backbone: BackboneOption = "",
+    weights: WeightsOption = None,
+    image_size: SizeOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare methods of class-incremental learning on the same streams: accuracy, forgetting, calibration, cost."""
+    from edge_cl import comparison
+    from edge_cl.benchmark import machine
+
+    init = {"backbone": backbone, "weights": weights, "image_size": image_size, "device": device}
+    sizes = [int(size) for size in increment.split(",")]
+    chosen = methods or list(comparison.METHODS)
+    rows = comparison.compare(
+        data, output / "runs", sizes=sizes, seeds=seeds or [1993], methods=chosen, part=part, epochs=epochs, init=init,
+        say=say,
+    )  # fmt: skip
+    summary = comparison.summarise(rows)
+    value = {"machine": machine(), "forgetting": comparison.FORGETTING, "methods": summary, "rows": rows}
+    files = {"rows.csv": comparison.to_csv(rows).encode(), "plot.png": comparison.plot(rows)}
+    files["summary.json"] = json.dumps(value, indent=2).encode()
+    for name, content in files.items():
+        (output / name).write_bytes(content)
+
+    def show() -> None:
+        points = ("last", "average", "forgetting", "task_choice", "known_task")
+        cells = [
+            (name, *(f"{100 * v[key]:.1f}" for key in points), f"{v['calibration_error']:.3f}", f"{v['passes']:.2f}",
+             f"{v['answer_ms']:.1f}", f"{v['slowest_learn_s']:.1f}")
+            for name, v in summary.items()
+        ]  # fmt: skip
+        columns = ("", "last", "average", "forgetting", "right task", "if told", "ECE", "passes", "ms", "learn, s")
+        answers.print(table(columns, cells))
+        say(f"Forgetting: {comparison.FORGETTING}.")
+        say(f"{rows[0]['backbone']}. Rows, summary and plot: {output}")
+
+    emit(as_json, {**value, "output": str(output)}, show)
 
 
 @benchmark.command("predict")

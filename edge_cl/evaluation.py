@@ -1,4 +1,4 @@
-"""Accuracy of a recogniser on labelled pictures."""
+"""Accuracy and calibration of answers on labelled pictures."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from edge_cl.errors import FolderError, did_you_mean
 from edge_cl.intake import skipped_json
 from edge_cl.pictures import PictureFolder, path_text
 from edge_cl.recognition import Recogniser
+from edge_cl.statistics import Array, Indices
 
 DECODE_AT_ONCE = 256
+BINS = 15  # of confidence, for the calibration error
 
 
 def evaluate(recogniser: Recogniser, folder: PictureFolder) -> dict[str, Any]:
-    """Return accuracy over all pictures, by class and by task, and the share called unknown.
+    """Measure a recogniser on pictures; see `Learner.evaluate` for what is returned.
 
     Raises:
         FolderError: the folder holds classes that the recogniser does not know.
@@ -31,26 +33,56 @@ def evaluate(recogniser: Recogniser, folder: PictureFolder) -> dict[str, Any]:
             ),
             mend="Take these folders away, or learn them first; edge-cl classes lists what is known.",
         )
-    labels, right, unknown = [], [], []
+    posteriors, unknown = [], []
     for start in range(0, len(folder.pictures), DECODE_AT_ONCE):
         part = folder.pictures[start : start + DECODE_AT_ONCE]
         pixels = decode(part, recogniser.backend.preprocess, copies=False).pixels
-        for picture, answer in zip(part, recogniser.predict(pixels, top=1), strict=True):
-            labels.append(picture.label)
-            right.append(answer.label == picture.label)
-            unknown.append(answer.unknown)
-    hits, names = np.asarray(right), np.asarray(labels)
-    per_class = {name: float(hits[names == name].mean()) for name in folder.classes}
-    task_of = {
-        recogniser.names[int(c)]: int(t) for c, t in zip(recogniser.head.classes, recogniser.head.tasks, strict=True)
-    }
-    tasks = np.asarray([task_of[name] for name in labels])
+        for posterior, strange in recogniser.posteriors(pixels):
+            posteriors.append(posterior)
+            unknown.append(strange)
+    column = {recogniser.names[int(c)]: i for i, c in enumerate(recogniser.head.classes)}
+    targets = np.asarray([column[p.label] for p in folder.pictures], np.int64)
     return {
-        "images": len(right),
-        "accuracy": float(hits.mean()),
-        "macro_accuracy": float(np.mean(list(per_class.values()))),
-        "per_class": per_class,
-        "per_task": [float(hits[tasks == t].mean()) for t in np.unique(tasks)],
-        "unknown_rate": float(np.mean(unknown)),
+        **measures(np.concatenate(posteriors), targets, recogniser.head.tasks, list(column)),
+        "unknown_rate": float(np.concatenate(unknown).mean()),
         "skipped": skipped_json(folder),
     }
+
+
+def measures(posterior: Array, targets: Indices, tasks: Indices, names: list[str]) -> dict[str, Any]:
+    """Return what is measured of answers to labelled pictures.
+
+    Args:
+        posterior: class probabilities, (n, C).
+        targets: column of each picture's class, (n,).
+        tasks: task of each column, (C,).
+        names: of the columns.
+    """
+    hits = posterior.argmax(1) == targets
+    own = tasks[targets]
+    per_class = {names[c]: float(hits[targets == c].mean()) for c in np.unique(targets)}
+    inside = np.where(tasks[None] == own[:, None], posterior, -1.0)
+    return {
+        "images": len(hits),
+        "accuracy": float(hits.mean()),
+        "macro_accuracy": float(np.mean(list(per_class.values()))),
+        "per_class": dict(sorted(per_class.items())),
+        "per_task": [float(hits[own == t].mean()) for t in np.unique(own)],
+        "task_choice_accuracy": float((tasks[posterior.argmax(1)] == own).mean()),
+        "known_task_accuracy": float((inside.argmax(1) == targets).mean()),
+        "calibration_error": calibration_error(posterior.max(1), hits),
+    }
+
+
+def calibration_error(confidence: Array, hits: np.ndarray) -> float:
+    """Return the expected calibration error: mean |accuracy - confidence| over bins of confidence, weighted by size.
+
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, eq. 3, with `BINS` bins of equal width.
+
+    Args:
+        confidence: of each answer, 0-1, (n,).
+        hits: whether it was right, (n,).
+    """
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [abs(float((hits[bins == b] - confidence[bins == b]).sum())) for b in np.unique(bins)]
+    return sum(gaps) / len(hits)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_cl.backend import BATCH_SIZE, Backend, Encoding
 from edge_cl.head import Head, softmax
@@ -48,13 +49,17 @@ class Recogniser:
 
     def predict(self, pixels: Sequence[Pixels], *, top: int = 5) -> list[Prediction]:
         """Answer for pictures (S, S, 3), a batch at a time."""
-        answers: list[Prediction] = []
+        return [
+            self._prediction(row, bool(is_unknown), top)
+            for posterior, unknown in self.posteriors(pixels)
+            for row, is_unknown in zip(posterior, unknown, strict=True)
+        ]
+
+    def posteriors(self, pixels: Sequence[Pixels]) -> Iterator[tuple[Array, npt.NDArray[np.bool_]]]:
+        """Yield class probabilities (B, C) of pictures (S, S, 3) and whether each is unknown (B,), batch by batch."""
         for start in range(0, len(pixels), BATCH_SIZE):
             encoding = self.backend.encode(np.stack(pixels[start : start + BATCH_SIZE]))
-            posterior = RULES[self.rule](self, encoding)
-            unknown = self.head.distance(encoding.features) > self.head.threshold
-            answers += (self._prediction(p, bool(u), top) for p, u in zip(posterior, unknown, strict=True))
-        return answers
+            yield self.posterior(encoding), self.head.distance(encoding.features) > self.head.threshold
 
     def posterior(self, encoding: Encoding) -> Array:
         """Return class probabilities of an encoded batch under the rule in force, (B, C)."""

@@ -38,7 +38,9 @@ from edge_cl.training import Optimisation, computes_bfloat16, cosine_rate, epoch
 from edge_cl.version import Json
 
 EPOCHS = 3
-CONFIG = LearnConfig(epochs=EPOCHS, r=2, batch_size=4, views=1, patch_drop_rate=0.0, reduced_precision=False, balanced=False)
+CONFIG = LearnConfig(
+    epochs=EPOCHS, r=2, batch_size=4, views=1, patch_drop_rate=0.0, reduced_precision=False, balanced=False
+)
 
 
 class PowerCutError(Exception):

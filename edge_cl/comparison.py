@@ -1,0 +1,406 @@
+"""Benchmark of accuracy: methods of class-incremental learning side by side, on the same streams and pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_cl.backend import Encoding
+from edge_cl.benchmark import Stream
+from edge_cl.config import LearnConfig
+from edge_cl.errors import UsageError, did_you_mean
+from edge_cl.evaluation import DECODE_AT_ONCE, evaluate, measures
+from edge_cl.features import Encoder, TorchBackend
+from edge_cl.head import Discriminant, precision_of, softmax
+from edge_cl.learner import Learner
+from edge_cl.pictures import PictureFolder, read_folder
+from edge_cl.recognition import Recogniser
+from edge_cl.statistics import Array, Indices, Statistics
+from edge_cl.version import Json, canonical_json
+
+FORGETTING = "mean over earlier tasks of (best accuracy after any stage - accuracy after the last stage)"
+PROJECTED = 2000  # random features of the projection method
+SHRINKAGE = 0.2  # of the training-free discriminants
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all methods of one stream share.
+
+    Attributes:
+        stream: tasks of a data set.
+        seed: of class order and training.
+        part: "test" or "val": the pictures judged by.
+        init: arguments of `Learner.init` but the path.
+        epochs: of every adapter stage.
+        scratch: folder for stores.
+    """
+
+    stream: Stream
+    seed: int
+    part: str
+    init: Mapping[str, Any]
+    epochs: int
+    scratch: Path
+
+    @cached_property
+    def learner(self) -> Learner:
+        """A learner that knows nothing: the frozen backbone."""
+        return Learner.init(Path(tempfile.mkdtemp(dir=self.scratch)) / "store", **self.init)
+
+    @cached_property
+    def frozen(self) -> Encoder:
+        """The frozen backbone."""
+        return self.learner.load()[1]
+
+    def pictures(self, part: str, names: Sequence[str]) -> PictureFolder:
+        """Read the pictures of some classes."""
+        return read_folder(self.stream.folder(part, names, self.scratch))
+
+    @cached_property
+    def features(self) -> dict[str, tuple[Array, Indices]]:
+        """Features of the frozen backbone of every picture, {part: (n, F) and class number by order of teaching}."""
+        names = self.stream.known(len(self.stream.tasks))
+        result = {}
+        for part in ("train", self.part):
+            folder = self.pictures(part, names)
+            rows, labels = [], [names.index(p.label) for p in folder.pictures]
+            for start in range(0, len(labels), DECODE_AT_ONCE):
+                pixels = _decoded(folder, start, self.frozen)
+                rows += [encoding.features for encoding in self.frozen.batches(pixels)]
+            result[part] = np.concatenate(rows), np.asarray(labels, np.int64)
+        return result
+
+    @property
+    def boundaries(self) -> Indices:
+        """Number of classes known after each task."""
+        return np.cumsum([len(task) for task in self.stream.tasks])
+
+
+def _decoded(folder: PictureFolder, start: int, encoder: Encoder) -> Any:
+    from edge_cl.decoded import decode
+
+    return decode(folder.pictures[start : start + DECODE_AT_ONCE], encoder.preprocess, copies=False).pixels
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How a method answers after one task.
+
+    Attributes:
+        measured: of `evaluation.measures`.
+        passes: backbone passes a picture, 1 for the whole backbone once.
+        answer_ms: to answer one picture, backbone included, in batches.
+        learn_s: to learn the task.
+    """
+
+    measured: Mapping[str, Any]
+    passes: float
+    answer_ms: float
+    learn_s: float
+
+
+Method = Callable[[Setting], Iterator[Stage]]
+METHODS: dict[str, Method] = {}
+
+
+def method(name: str) -> Callable[[Method], Method]:
+    """Register a method, which yields a stage for every task of a stream."""
+
+    def register(function: Method) -> Method:
+        METHODS[name] = function
+        return function
+
+    return register
+
+
+def _on_frozen(setting: Setting, fit: Callable[[Array, Indices], Callable[[Array], Array]]) -> Iterator[Stage]:
+    """Run a method that needs frozen features alone; it is given all pictures so far, as its sums would give it."""
+    x, y = setting.features["train"]
+    judged, truth = setting.features[setting.part]
+    tasks = np.repeat(np.arange(len(setting.stream.tasks)), np.diff(setting.boundaries, prepend=0))
+    names = list(setting.stream.known(len(setting.stream.tasks)))
+    for known in setting.boundaries:
+        start = time.monotonic()
+        posterior_of = fit(x[y < known], y[y < known])
+        learn_s, seen = time.monotonic() - start, truth < known
+        start = time.monotonic()
+        posterior = posterior_of(judged[seen])
+        answer_ms = 1000 * (time.monotonic() - start) / seen.sum()
+        yield Stage(measures(posterior, truth[seen], tasks[:known], names[:known]), 1.0, answer_ms, learn_s)
+
+
+def _class_means(x: Array, y: Indices) -> Array:
+    return np.stack([x[y == c].mean(0) for c in range(int(y.max()) + 1)])
+
+
+def _last_token(setting: Setting, x: Array) -> Array:
+    """Return the last block's class token (or patch mean) of features (n, F)."""
+    backbone = setting.frozen.backbone
+    return x[:, -backbone.summaries_per_block * backbone.width :][:, : backbone.width]
+
+
+@method("ncm")
+def nearest_class_mean(setting: Setting) -> Iterator[Stage]:
+    """Answer with the class mean of largest cosine, last block's class token, nothing trained."""
+
+    def fit(x: Array, y: Indices) -> Callable[[Array], Array]:
+        means = _class_means(_last_token(setting, x), y)
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        return lambda rows: softmax(np.float32(16) * (_last_token(setting, rows) @ means.T))
+
+    return _on_frozen(setting, fit)
+
+
+def _lda(x: Array, y: Indices) -> Callable[[Array], Array]:
+    statistics = Statistics.empty(x.shape[1]).add(x, y, rank=x.shape[1])
+    discriminant = Discriminant.of(statistics.means, precision_of(statistics, shrinkage=SHRINKAGE))
+    return lambda rows: softmax(discriminant.scores(rows))
+
+
+@method("lda-last")
+def lda_last(setting: Setting) -> Iterator[Stage]:
+    """Answer by a linear discriminant of the last block's class token, nothing trained."""
+
+    def fit(x: Array, y: Indices) -> Callable[[Array], Array]:
+        posterior_of = _lda(_last_token(setting, x), y)
+        return lambda rows: posterior_of(_last_token(setting, rows))
+
+    return _on_frozen(setting, fit)
+
+
+@method("lda-all")
+def lda_all(setting: Setting) -> Iterator[Stage]:
+    """Answer by a linear discriminant over all blocks, full covariance, nothing trained."""
+
+    def fit(x: Array, y: Indices) -> Callable[[Array], Array]:
+        means = _class_means(x, y).astype(np.float64)
+        rest = x - means[y]
+        covariance = rest.T @ rest / len(rest)
+        floor = SHRINKAGE * np.trace(covariance) / len(covariance)
+        covariance = (1 - SHRINKAGE) * covariance + floor * np.eye(len(covariance))
+        centre = means.mean(0)
+        weight = np.linalg.solve(covariance, (means - centre).T)
+        bias = -0.5 * ((means - centre).T * weight).sum(0)
+        return lambda rows: softmax(((rows - centre) @ weight + bias).astype(np.float32))
+
+    return _on_frozen(setting, fit)
+
+
+@method("random-projection")
+def random_projection(setting: Setting) -> Iterator[Stage]:
+    """Answer by ridge regression on random ReLU features of the last class token (RanPAC, NeurIPS 2023)."""
+    generator = np.random.default_rng(0)
+    width = setting.frozen.backbone.width
+    projection = generator.normal(size=(width, PROJECTED)).astype(np.float32)
+
+    def fit(x: Array, y: Indices) -> Callable[[Array], Array]:
+        lifted = np.maximum(_last_token(setting, x) @ projection, 0).astype(np.float64)
+        onehot = np.eye(int(y.max()) + 1)[y]
+        gram, held = lifted.T @ lifted, np.arange(len(lifted)) % 5 == 0
+        best, weight = -1.0, np.zeros((PROJECTED, onehot.shape[1]))
+        part = lifted[~held].T @ lifted[~held]
+        for ridge in 10.0 ** np.arange(-2, 7):  # chosen by a fifth of the training pictures
+            trial = np.linalg.solve(part + ridge * np.eye(PROJECTED), lifted[~held].T @ onehot[~held])
+            accuracy = float(((lifted[held] @ trial).argmax(1) == y[held]).mean())
+            if accuracy > best:
+                best, chosen = accuracy, ridge
+        weight = np.linalg.solve(gram + chosen * np.eye(PROJECTED), lifted.T @ onehot)
+
+        def answer(rows: Array) -> Array:
+            scores = np.maximum(_last_token(setting, rows) @ projection, 0) @ weight
+            return softmax(scores.astype(np.float32))
+
+        return answer
+
+    return _on_frozen(setting, fit)
+
+
+@dataclass
+class _Counted:
+    """A backend that counts the backbone blocks it runs."""
+
+    backend: TorchBackend
+    blocks: int = 0
+    pictures: int = 0
+    preprocess: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.preprocess = self.backend.preprocess
+
+    def encode(self, pixels: Any) -> Encoding:
+        self.pictures += len(pixels)
+        self.blocks += len(pixels) * self.backend.encoder.backbone.depth
+        return self.backend.encode(pixels)
+
+    def branch(self, encoding: Encoding, task: int, rows: Sequence[int]) -> Encoding:
+        backbone = self.backend.encoder.backbone
+        if task in self.backend.adapters:
+            self.blocks += len(rows) * (backbone.depth - backbone.split)
+        return self.backend.branch(encoding, task, rows)
+
+
+def _taught(setting: Setting, config: LearnConfig, rules: Sequence[str]) -> Iterator[dict[str, Stage]]:
+    """Teach a learner a stream, and answer by several rules after every task."""
+    place = Path(tempfile.mkdtemp(dir=setting.scratch)) / "store"
+    learner = Learner.init(place, **setting.init)
+    for task, names in enumerate(setting.stream.tasks):
+        report = learner.learn(setting.stream.folder("train", names, setting.scratch), config)
+        judged = setting.pictures(setting.part, setting.stream.known(task))
+        stages = {}
+        for rule in rules:
+            recogniser = learner.recogniser(rule)
+            assert isinstance(recogniser.backend, TorchBackend)
+            counted = _Counted(recogniser.backend)
+            start = time.monotonic()
+            found = evaluate(Recogniser(counted, recogniser.head, recogniser.names, rule), judged)
+            answer_ms = 1000 * (time.monotonic() - start) / counted.pictures
+            passes = counted.blocks / counted.pictures / counted.backend.encoder.backbone.depth
+            stages[rule] = Stage(found, passes, answer_ms, report.seconds["total"])
+        yield stages
+
+
+@method("cl-lora")
+def published(setting: Setting) -> Iterator[Stage]:
+    """Learn by the published schedule and answer by the published rule."""
+    config = LearnConfig(epochs=setting.epochs, seed=setting.seed, schedule="joint", shared_update="distil")
+    for stages in _taught(setting, config, ["published"]):
+        yield stages["published"]
+
+
+@method("edge-cl")
+def ours(setting: Setting) -> Iterator[Stage]:
+    """Learn and answer as edge-cl does."""
+    for stages in _taught(setting, LearnConfig(epochs=setting.epochs, seed=setting.seed), ["routed"]):
+        yield stages["routed"]
+
+
+def compare(
+    data: Path,
+    output: Path,
+    *,
+    sizes: Sequence[int],
+    seeds: Sequence[int],
+    methods: Sequence[str],
+    part: str,
+    epochs: int,
+    init: Mapping[str, Any],
+    say: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """Run methods over streams; what a run before has finished is read from `output` and not done again.
+
+    Returns:
+        A row for every seed and method: backbone, data, seed, method, matrix (accuracy of each task after each), curve,
+        last, average, forgetting, task_choice, known_task, calibration_error, passes, answer_ms, slowest_learn_s.
+
+    Raises:
+        UsageError: an unknown method.
+        FolderError: the data cannot be read.
+    """
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise UsageError(*(f"Unknown method {n!r}. {did_you_mean(n, list(METHODS))}" for n in unknown))
+    rows = []
+    output.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        stream = Stream.of(data, sizes, seed, part)
+        with tempfile.TemporaryDirectory() as scratch:
+            setting = Setting(stream, seed, part, init, epochs, Path(scratch))
+            for name in methods:
+                key: Sequence[Json] = [
+                    str(data.resolve()),
+                    [list(t) for t in stream.tasks],
+                    seed,
+                    name,
+                    part,
+                    epochs,
+                    _weights(setting),
+                ]
+                place = output / f"{hashlib.sha256(canonical_json(key)).hexdigest()[:16]}.json"
+                if not place.exists():
+                    say(f"seed {seed}: {name} ...")
+                    place.write_text(json.dumps(_row(setting, data, name)))
+                rows.append(json.loads(place.read_text()))
+                say(f"seed {seed} {name}: last {rows[-1]['last']:.1%}, average {rows[-1]['average']:.1%}")
+    return rows
+
+
+def _weights(setting: Setting) -> str:
+    return setting.learner.store.head.objects["backbone"].sha256
+
+
+def _row(setting: Setting, data: Path, name: str) -> dict[str, Any]:
+    stages = list(METHODS[name](setting))
+    matrix = [stage.measured["per_task"] for stage in stages]
+    curve = [stage.measured["accuracy"] for stage in stages]
+    last = stages[-1]
+    best = [max(row[t] for row in matrix if len(row) > t) for t in range(len(matrix))]
+    spec = setting.learner.state["backbone"]
+    return {
+        "backbone": f"{spec['name']} {spec['image_size']} px {_weights(setting)[:8]}",
+        "data": data.name,
+        "part": setting.part,
+        "seed": setting.seed,
+        "method": name,
+        "epochs": setting.epochs,
+        "tasks": [len(task) for task in setting.stream.tasks],
+        "matrix": matrix,
+        "curve": curve,
+        "last": curve[-1],
+        "average": float(np.mean(curve)),
+        "forgetting": float(np.mean([b - now for b, now in zip(best[:-1], matrix[-1], strict=False)] or [0.0])),
+        "task_choice": last.measured["task_choice_accuracy"],
+        "known_task": last.measured["known_task_accuracy"],
+        "calibration_error": last.measured["calibration_error"],
+        "passes": last.passes,
+        "answer_ms": last.answer_ms,
+        "slowest_learn_s": max(stage.learn_s for stage in stages),
+    }
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return means over the seeds by method."""
+    numbers = ("last", "average", "forgetting", "task_choice", "known_task", "calibration_error", "passes",
+               "answer_ms", "slowest_learn_s")  # fmt: skip
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    return {
+        name: {key: float(np.mean([row[key] for row in rows if row["method"] == name])) for key in numbers}
+        for name in names
+    }
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write one line a row; matrix and curve stay in the JSON."""
+    flat = [{key: value for key, value in row.items() if not isinstance(value, list)} for row in rows]
+    return "\n".join([",".join(flat[0]), *(",".join(str(value) for value in row.values()) for row in flat)]) + "\n"
+
+
+def plot(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Draw accuracy over all classes so far after every task, a line a method, mean over the seeds, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name in summarise(rows):
+        curves = np.asarray([row["curve"] for row in rows if row["method"] == name])
+        known = np.cumsum(rows[0]["tasks"])
+        axes.plot(known, 100 * curves.mean(0), marker="o", markersize=4, label=name)
+        if len(curves) > 1:
+            axes.fill_between(known, 100 * curves.min(0), 100 * curves.max(0), alpha=0.15)
+    axes.set(xlabel="classes known", ylabel="accuracy over them, %", title=f"{rows[0]['data']}, {rows[0]['backbone']}")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
