@@ -25,7 +25,7 @@ from edge_cl.lora import Adapter
 from edge_cl.model import Model
 from edge_cl.version import Json, canonical_json
 
-GRAPHS = 1  # raised when the graphs of the same backbone become others
+GRAPHS = 2  # raised when the graphs of the same backbone become others
 CLASSIFIER = "classifier.onnx"
 
 Say = Callable[[str], None]

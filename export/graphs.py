@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir
 import torch
 from onnx import TensorProto, numpy_helper
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnxscript.optimizer import fold_constants
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +29,7 @@ from edge_cl.backbone import Backbone
 from edge_cl.preprocess import Preprocess
 
 OPSET = 20  # what the parser of TensorRT 10.3 reads
+SMALL = 16  # elements of a constant: shapes and axes have fewer, weights more
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
 Tensors = Mapping[str, npt.NDArray[np.generic]]
 
@@ -275,6 +279,7 @@ def _export(
     _drop_annotations(model)
     _rename_weights(model.graph)
     _fold_transpositions(model.graph)
+    model = _fold_constants(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -300,6 +305,14 @@ def _drop_annotations(model: onnx.ModelProto) -> None:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     graph.ClearField("value_info")
+
+
+def _fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Compute what follows from small constants alone: TensorRT's parser takes no axes that are yet to be computed."""
+    folded = onnx_ir.serde.deserialize_model(model)
+    fold_constants(folded, input_size_limit=SMALL, output_size_limit=SMALL)
+    RemoveUnusedNodesPass()(folded)
+    return onnx_ir.serde.serialize_model(folded)
 
 
 def _rename_weights(graph: onnx.GraphProto) -> None:
