@@ -39,6 +39,10 @@ class StoreError(EdgeClError):
     """A store cannot be opened, read or written."""
 
 
+class EngineError(EdgeClError):
+    """A TensorRT engine cannot be built, refitted, trusted or run."""
+
+
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Return the known names closest to `name`, as the end of an error message."""
     from difflib import get_close_matches

@@ -1,0 +1,276 @@
+"""Prefix and suffix as TensorRT engines on a GPU, through PyCUDA: the backend of Jetson boards. No torch is needed."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_cl.backend import Encoding
+from edge_cl.errors import EngineError
+from edge_cl.export.bundle import BASE
+from edge_cl.preprocess import Pixels, Preprocess
+from edge_cl.runtime.device_tokens import DeviceTokens, TokenBuffer, TokenPool
+from edge_cl.runtime.execution import Execution
+from edge_cl.runtime.nvidia import Gpu, Module, Pinned, tensorrt_module
+from edge_cl.statistics import Array
+
+ALIGNMENT = 256  # bytes; TensorRT's kernels expect that of every address
+BUFFERS = 2  # encoded batches whose tokens have memory from the start
+
+EngineFile = bytes | Path
+AGAIN = "Export the bundle again."
+Factors = tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.floating[Any]]]
+
+
+_backends: weakref.WeakSet[TensorRTBackend] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Release engines before PyCUDA lets go of the context that they live in."""
+    for backend in list(_backends):
+        backend.close()
+
+
+class TensorRTBackend:
+    """Runs a bundle's engines; every method may be called from any thread, one runs at a time.
+
+    Frames and features lie in host memory that the GPU reads and writes in place (on a Jetson both share the DRAM);
+    tokens and the adapters of all tasks stay in device memory. After construction nothing is allocated, unless more
+    than `BUFFERS` encodings are held at once. Close it, or use it in a `with` statement, to give the memory back.
+
+    Args:
+        prefix: engine of the prefix, serialised, or its file.
+        suffix: engine of the suffix with LoRA inputs (layout shared); or one without by task (layout merged), in which
+            `BASE` is the base branch.
+        adapters: lora_down (L, R, D) and lora_up (L, 3D, R) by task, `BASE` among them; empty in layout merged.
+        preprocess: how pictures become input.
+        summaries: S, summary vectors a block.
+        trt: the TensorRT module; imported where none is given.
+        gpu: the GPU; the first one where none is given.
+
+    Raises:
+        EngineError: TensorRT, PyCUDA or the GPU is missing, an engine cannot be loaded, or the parts do not fit
+            each other.
+    """
+
+    def __init__(
+        self,
+        prefix: EngineFile,
+        suffix: EngineFile | Mapping[int, EngineFile],
+        adapters: Mapping[int, Factors],
+        preprocess: Preprocess,
+        *,
+        summaries: int = 2,
+        trt: Module | None = None,
+        gpu: Gpu | None = None,
+    ) -> None:
+        self._trt: Module = trt or tensorrt_module()
+        self._gpu = gpu or Gpu()
+        self._lock = threading.RLock()
+        self._preprocess, self._summaries = preprocess, summaries
+        self._executions: list[Execution] = []
+        self._memory: list[Any] = []
+        self._suffixes: dict[int, Execution] = {}
+        self._shared: Execution | None = None
+        self._adapters: dict[int, dict[str, int]] = {}
+        self._open = True
+        _backends.add(self)
+        with self._active():
+            try:
+                self._load(prefix, suffix, adapters)
+            except BaseException:
+                self.close()
+                raise
+
+    def _load(
+        self, prefix: EngineFile, suffix: EngineFile | Mapping[int, EngineFile], adapters: Mapping[int, Factors]
+    ) -> None:
+        self._prefix = self._execution(prefix, "prefix", {"image"}, {"tokens", "features"})
+        if isinstance(suffix, Mapping):
+            self._suffixes |= {
+                task: self._execution(source, f"suffix-{task}", {"tokens"}, {"features"})
+                for task, source in suffix.items()
+            }
+        else:
+            self._shared = self._execution(suffix, "suffix", {"tokens", "lora_down", "lora_up"}, {"features"})
+            self._suffixes |= dict.fromkeys(adapters, self._shared)
+        if BASE not in self._suffixes:
+            raise EngineError("The base branch is missing among the branches.", mend=AGAIN)
+        _, self._tokens, self._width = self._prefix.shape("tokens")
+        self._check_shapes()
+        some = self._suffixes[BASE]
+        row_bytes = self._tokens * self._width * some.dtypes["tokens"].itemsize
+        self.max_batch = min(execution.max_batch for execution in (self._prefix, *self._suffixes.values()))
+        self._image = self._pinned(self._prefix, "image")
+        self._prefix_features = self._pinned(self._prefix, "features")
+        self._suffix_features = self._pinned(some, "features")
+        self._pool = TokenPool(self._allocate, self.max_batch, row_bytes, BUFFERS)
+        self._selected = int(self._allocate(self.max_batch * row_bytes))
+        self._adapters |= {task: self._upload(task, factors) for task, factors in adapters.items()}
+
+    def _execution(self, source: EngineFile, name: str, inputs: set[str], outputs: set[str]) -> Execution:
+        try:
+            engine = source.read_bytes() if isinstance(source, Path) else source
+        except OSError as error:
+            raise EngineError(f"The {name} engine cannot be read: {error}.", mend=AGAIN) from error
+        execution = Execution(self._trt, self._gpu, engine, name)
+        self._executions.append(execution)
+        if set(execution.inputs) != inputs or set(execution.outputs) != outputs:
+            takes, gives = ", ".join(execution.inputs), ", ".join(execution.outputs)
+            raise EngineError(f"The {name} engine is of something else: it makes {gives} of {takes}.", mend=AGAIN)
+        return execution
+
+    def _check_shapes(self) -> None:
+        side, unit = self._preprocess.image_size, self._summaries * self._width
+        wanted: list[tuple[str, Execution, str, tuple[int, ...]]] = [("prefix", self._prefix, "image", (side, side, 3))]
+        for task, execution in self._suffixes.items():
+            wanted.append((f"suffix-{task}", execution, "tokens", (self._tokens, self._width)))
+        faults = [
+            f"The {name} engine takes {tensor} of {execution.shape(tensor)[1:]}, expected {shape}."
+            for name, execution, tensor, shape in wanted
+            if execution.shape(tensor)[1:] != shape
+        ]
+        kind = self._prefix.dtypes["tokens"]
+        faults += [
+            f"The prefix engine gives tokens in {kind}, the suffix-{task} engine takes {execution.dtypes['tokens']}."
+            for task, execution in self._suffixes.items()
+            if execution.dtypes["tokens"] != kind
+        ]
+        widths = [execution.shape("features")[1] for execution in (self._prefix, *self._suffixes.values())]
+        faults += [f"{width} features are not {self._summaries} vectors a block." for width in widths if width % unit]
+        if len(set(widths[1:])) > 1:
+            faults.append(f"The suffix engines give different numbers of features: {widths[1:]}.")
+        if faults:
+            raise EngineError(*faults, mend="Export the bundle again: these engines are of different ones.")
+
+    def _upload(self, task: int, factors: Factors) -> dict[str, int]:
+        """Put the adapter of a task into device memory; return the addresses by the name of the graph's input."""
+        assert self._shared is not None
+        addresses: dict[str, int] = {}
+        for name, value in zip(("lora_down", "lora_up"), factors, strict=True):
+            shape = self._shared.shape(name)
+            if value.shape != shape:
+                raise EngineError(f"Task {task}: {name} is {value.shape}, the suffix engine takes {shape}.")
+            addresses[name] = int(self._keep(self._gpu.upload(value.astype(self._shared.dtypes[name]))))
+        return addresses
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How pictures become input."""
+        return self._preprocess
+
+    def encode(self, pixels: Pixels) -> Encoding:
+        """Run prefix and base branch on (B, S, S, 3) uint8; any B, at most `max_batch` at once."""
+        side = self._preprocess.image_size
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (side, side, 3) or not len(pixels):
+            raise EngineError(
+                f"Pictures are uint8 ({pixels.dtype} given) of shape (B, {side}, {side}, 3) ({pixels.shape} given).",
+                mend="Prepare them with `preprocess.centre`.",
+            )
+        with self._active():
+            parts = [self._encode(pixels[i : i + self.max_batch]) for i in range(0, len(pixels), self.max_batch)]
+            tokens = DeviceTokens(self._pool, tuple(buffer for buffer, _ in parts), tuple(range(len(pixels))))
+        return self._encoding(tokens, np.concatenate([features for _, features in parts]))
+
+    def branch(self, encoding: Encoding, task: int, rows: Sequence[int]) -> Encoding:
+        """Run a task branch on some pictures of an encoded batch; a task without a branch is the base branch's."""
+        i = list(rows)
+        with self._active():
+            tokens: DeviceTokens = encoding.tokens[i]
+            if task not in self._suffixes or not i:
+                return Encoding(tokens, encoding.features[i], encoding.last[i])
+            starts = range(0, len(i), self.max_batch)
+            own = [self._branch(task, tokens[range(len(i))[start : start + self.max_batch]]) for start in starts]
+            prefix = encoding.features[i][:, : self._prefix_features.array.shape[1]]
+        return self._encoding(tokens, np.concatenate((prefix, np.concatenate(own)), 1))
+
+    def _encode(self, pixels: Pixels) -> tuple[TokenBuffer, Array]:
+        """Return tokens and features (B, F) of at most `max_batch` pictures."""
+        batch, buffer = len(pixels), self._pool.borrow()
+        self._image.array[:batch] = pixels
+        addresses = {"image": self._image.address, "features": self._prefix_features.address, "tokens": buffer.address}
+        self._prefix.enqueue(batch, addresses)
+        own = self._run_suffix(BASE, batch, buffer.address)  # synchronises: both runs are done
+        return buffer, np.concatenate((self._prefix_features.array[:batch], own), 1)
+
+    def _branch(self, task: int, tokens: DeviceTokens) -> Array:
+        """Return the suffix's features (n, Fs) of at most `max_batch` pictures."""
+        stretches = list(tokens.stretches())
+        if len(stretches) == 1 and stretches[0][0] % ALIGNMENT == 0:
+            return self._run_suffix(task, len(tokens.rows), stretches[0][0])  # the engine can read them where they are
+        target = self._selected
+        for source, pictures in stretches:
+            self._gpu.copy(target, source, pictures * tokens.pool.row_bytes)
+            target += pictures * tokens.pool.row_bytes
+        return self._run_suffix(task, len(tokens.rows), self._selected)
+
+    def _run_suffix(self, task: int, batch: int, tokens: int) -> Array:
+        addresses = {"tokens": tokens, "features": self._suffix_features.address, **self._adapters.get(task, {})}
+        self._suffixes[task].enqueue(batch, addresses)
+        self._gpu.synchronise()
+        return np.array(self._suffix_features.array[:batch], np.float32)
+
+    def _encoding(self, tokens: DeviceTokens, features: Array) -> Encoding:
+        unit = self._summaries * self._width
+        return Encoding(tokens, features, features[:, -unit:][:, : self._width])
+
+    def _pinned(self, execution: Execution, tensor: str) -> Pinned:
+        shape = (self.max_batch, *execution.shape(tensor)[1:])
+        return self._gpu.pinned(shape, execution.dtypes[tensor])
+
+    def _allocate(self, size: int) -> Any:
+        return self._keep(self._gpu.allocate(size))
+
+    def _keep(self, memory: Any) -> Any:
+        self._memory.append(memory)
+        return memory
+
+    @contextmanager
+    def _active(self) -> Iterator[None]:
+        with self._lock:
+            if not self._open:
+                raise EngineError("The backend is closed.", mend="Open the bundle again.")
+            with self._gpu.active():
+                try:
+                    yield
+                except BaseException:
+                    with suppress(Exception):
+                        self._gpu.synchronise()  # what is still running must not meet the next batch in the buffers
+                    raise
+
+    def close(self) -> None:
+        """Give engines and memory back; encodings made before are of no use any more."""
+        with self._lock:
+            if not self._open:
+                return
+            self._open = False
+            with self._gpu.active():
+                self._gpu.synchronise()
+                for execution in self._executions:
+                    execution.close()
+                for memory in self._memory:
+                    memory.free()
+                for name in ("_image", "_prefix_features", "_suffix_features"):
+                    self.__dict__.pop(
+                        name, None
+                    )  # pinned memory goes with its array: here, where the context is active
+            self._executions.clear()
+            self._memory.clear()
+
+    def __enter__(self) -> TensorRTBackend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
