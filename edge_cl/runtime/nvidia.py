@@ -110,7 +110,7 @@ class Gpu:
             self._cuda.init()
             self._device = self._cuda.Device(index)
             # `pycuda.autoinit` would make a second context, whose memory neither torch nor TensorRT could use.
-            self._context = self._device.retain_primary_context()
+            self._primary = self._device.retain_primary_context()
         with self.active():
             # It waits for the default stream, which `upload` uses, and the default stream for it.
             self._stream = self._cuda.Stream()
@@ -151,7 +151,7 @@ class Gpu:
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Make the primary context current in this thread; what CUDA reports is raised as EngineError."""
-        self._context.push()
+        self._primary.push()
         try:
             with self._reported(f"The GPU {self._device.name()} failed"):
                 yield
