@@ -272,6 +272,25 @@ class Bundle:
         roles = {BASE: "adapter/base"} | {t: f"adapter/{t}" for t in self.manifest.tasks}
         return {task: self.factors(role) for task, role in roles.items() if role in self.manifest.files}
 
+    def shared_projections(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the prefix's fused projections, the shared adapter merged in: (D, 3D) each, as the graphs have them.
+
+        They take the place of the bare ones of the same name; without a shared adapter there are none.
+        """
+        if "adapter/shared" not in self.manifest.files:
+            return {}
+        from safetensors import safe_open
+
+        dtype = np.float16 if self.manifest.precision == "fp16" else np.float32
+        down, up = self.factors("adapter/shared")
+        merged: dict[str, npt.NDArray[np.generic]] = {}
+        with safe_open(self.file("weights"), "numpy") as weights:
+            for i in range(self.manifest.shape.split):
+                name = f"blocks.{i}.attn.qkv.weight"
+                weight = weights.get_tensor(name).astype(np.float32)
+                merged[name] = np.ascontiguousarray((weight + down[i].T @ up[i].T).astype(dtype))
+        return merged
+
     def head(self) -> Head:
         """Return the head."""
         m, features = self.manifest, self.manifest.shape.features

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from edge_cl.export.engine import BuildOptions, Progress, Say, build_engine, refit_engine
-from edge_cl.export.engine_key import Platform
+from edge_cl.export.engine_key import Platform, platform_of
 from edge_cl.export.engine_source import Array, EngineGraph, Weights
 from edge_cl.runtime.execution import Execution
 from edge_cl.runtime.nvidia import Gpu, Module, tensorrt_module
@@ -30,8 +30,7 @@ class TensorRTCompiler:
 
     def platform(self) -> Platform:
         """Say what engines are tied to."""
-        gpu = self._gpu
-        return Platform(str(self._trt.__version__), gpu.cuda_version, gpu.name, gpu.compute_capability)
+        return platform_of(self._trt, self._gpu)
 
     def build(self, graph: EngineGraph, options: BuildOptions, *, progress: Progress | None, say: Say) -> bytes:
         """Build an engine; raises EngineError."""

@@ -17,6 +17,7 @@ from typing import Any
 from edge_cl.durable import make_directory, replace_bytes
 from edge_cl.errors import EngineError
 from edge_cl.export.engine_source import EngineSource
+from edge_cl.runtime.nvidia import Gpu, Module
 from edge_cl.version import ObjectRef, canonical_json, object_fault, pretty
 
 FORMAT = 1
@@ -37,6 +38,11 @@ class Platform:
     cuda: str
     gpu: str
     compute_capability: str
+
+
+def platform_of(trt: Module, gpu: Gpu) -> Platform:
+    """Return the platform at hand."""
+    return Platform(str(trt.__version__), gpu.cuda_version, gpu.name, gpu.compute_capability)
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,10 @@ def _features(summaries: Sequence[Tensor]) -> Tensor:
 def prepared(backbone: Backbone, precision: str) -> Backbone:
     """Return a copy of a backbone that is ready for export: in that precision, on the CPU, attention written out."""
     result = copy.deepcopy(backbone).cpu().to(PRECISIONS[precision])
-    if getattr(result.vit, "dynamic_img_size", False):
+    vit: Any = result.vit
+    if getattr(vit, "dynamic_img_size", False):
         # The size is fixed here; timm would resample the position embeddings in the graph, which TensorRT refuses.
-        result.vit.dynamic_img_size, result.vit.patch_embed.flatten = False, True
+        vit.dynamic_img_size, vit.patch_embed.flatten = False, True
     for block in result.blocks:
         block.attn.fused_attn = False  # one plain product each: what every parser reads, and compilers fuse themselves
     return result

@@ -53,12 +53,14 @@ class EngineRequest:
         source: what it is made of.
         examples: makes the reference examples; asked for every engine that is tried, so not where one is at hand.
         options: how it is built.
+        widened: only fp32 will do, because an engine that it works with is in fp32.
     """
 
     name: str
     source: EngineSource
     examples: Callable[[], Sequence[Example]]
     options: BuildOptions
+    widened: bool = False
 
     def key(self, source: EngineSource, platform: Platform) -> EngineKey:
         """Return the key of the engine that a source gives under the options."""
@@ -124,25 +126,32 @@ class _Ladder:
         key = request.key(request.source, self.compiler.platform())
         if prepared := self._at_hand(key):
             return prepared
-        graph = request.source.load()
-        new = Sidecar(key, *NOT_YET, graph.structure, graph.hashes(), "built", 0.0)
-        for folder, name in ((self.folder, request.name), *previous):
-            if prepared := self._kept_or_refitted(folder, name, new, graph):
-                return prepared
         failed: list[str] = []
-        if prepared := self._built(graph, new, failed):
+        if not request.widened and (prepared := self._as_wanted(key, previous, failed)):
             return prepared
-        if request.source.precision != "fp32":
-            wide = request.source.in_fp32()
-            key, graph = request.key(wide, key.platform), wide.load()
-            instead = Sidecar(key, *NOT_YET, graph.structure, graph.hashes(), "built", 0.0, instead_of=new.key.digest)
-            if prepared := self._built(graph, instead, failed):
-                return prepared
+        if request.source.precision != "fp32" and (prepared := self._in_fp32(key, failed)):
+            return prepared
         raise EngineError(
             f"No {request.name} engine could be made that computes what the graph does.",
             *failed,
             mend="Answer with the ONNX Runtime backend, and tell us the board and its JetPack.",
         )
+
+    def _as_wanted(
+        self, key: EngineKey, previous: Sequence[tuple[EngineFolder, str]], failed: list[str]
+    ) -> Prepared | None:
+        graph = self.request.source.load()
+        new = Sidecar(key, *NOT_YET, graph.structure, graph.hashes(), "built", 0.0)
+        for folder, name in ((self.folder, self.request.name), *previous):
+            if prepared := self._kept_or_refitted(folder, name, new, graph):
+                return prepared
+        return self._built(graph, new, failed)
+
+    def _in_fp32(self, wanted: EngineKey, failed: list[str]) -> Prepared | None:
+        source = self.request.source.in_fp32()
+        graph, key = source.load(), self.request.key(source, wanted.platform)
+        new = Sidecar(key, *NOT_YET, graph.structure, graph.hashes(), "built", 0.0, instead_of=wanted.digest)
+        return self._built(graph, new, failed)
 
     def _at_hand(self, key: EngineKey) -> Prepared | None:
         name = self.request.name
@@ -152,7 +161,10 @@ class _Ladder:
             self.say(f"not as it is ({'; '.join(error.faults)})")
             return None
         sidecar = self.folder.sidecar(name)
-        instead = "" if sidecar.key == key else f", in {sidecar.key.precision} because {key.precision} failed before"
+        if self.request.widened and sidecar.key.precision != "fp32":
+            self.say("not in fp16, because another engine of the bundle has to be in fp32")
+            return None
+        instead = "" if sidecar.key == key else f", in {sidecar.key.precision} because {key.precision} failed here"
         self.say(f"the one at hand{instead}")
         return Prepared(self.folder.path / sidecar.file, "at hand", sidecar.key.precision, sidecar.deviation)
 
@@ -160,6 +172,9 @@ class _Ladder:
         refittable = set(self.request.options.refittable)
         try:
             old = folder.sidecar(name)
+        except EngineError:
+            return None
+        try:
             if not new.key.refits(old.key) or new.structure != old.structure or set(new.weights) != set(old.weights):
                 return None
             changed = sorted(w for w in new.weights if new.weights[w] != old.weights[w])

@@ -207,7 +207,7 @@ def test_fp32_stands_in_where_fp16_is_wrong(half_graphs: Graphs, folder: EngineF
     assert (prepared.made, prepared.precision) == ("built in fp32", "fp32") and prepared.deviation < TOLERANCE["fp32"]
     assert "not in fp16 (its outputs are inf off the reference, more than 3e-02)" in said
     again, said = prepare(request, folder, compiler)
-    assert again.made == "at hand" and "in fp32 because fp16 failed before" in said
+    assert again.made == "at hand" and "in fp32 because fp16 failed here" in said
     assert compiler.calls == ["build", "build"]
 
 

@@ -45,7 +45,7 @@ class OnnxBackend:
             depth = self._shape.depth - self._shape.split
             nothing = (np.zeros((depth, 2 * r, width), np.float32), np.zeros((depth, 3 * width, 2 * r), np.float32))
             self._feeds.setdefault(BASE, _feed(nothing, dtype))
-            self._prefix = self._session("prefix", self._shared_projections(dtype))
+            self._prefix = self._session("prefix", bundle.shared_projections())
         else:
             self._prefix = self._session("merged/prefix" if "merged/prefix" in manifest.files else "prefix")
         self._suffix(BASE)
@@ -78,21 +78,6 @@ class OnnxBackend:
             return self._session("suffix"), self._feeds[task]
         role = "merged/base" if task == BASE else f"merged/{task}"
         return self._session(role if role in self._bundle.manifest.files else "suffix"), {}
-
-    def _shared_projections(self, dtype: type[np.generic]) -> dict[str, npt.NDArray[np.generic]]:
-        """Return the prefix's fused projections with the shared adapter merged in, (D, 3D) each."""
-        if "adapter/shared" not in self._bundle.manifest.files:
-            return {}
-        from safetensors import safe_open
-
-        down, up = self._bundle.factors("adapter/shared")
-        merged = {}
-        with safe_open(self._bundle.file("weights"), "numpy") as weights:
-            for i in range(self._shape.split):
-                name = f"blocks.{i}.attn.qkv.weight"
-                weight = weights.get_tensor(name).astype(np.float32)
-                merged[name] = np.ascontiguousarray((weight + down[i].T @ up[i].T).astype(dtype))
-        return merged
 
     def _session(self, role: str, overrides: Mapping[str, npt.NDArray[np.generic]] | None = None) -> Any:
         files = self._bundle.manifest.files

@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 from edge_cl.backend import Encoding
 from edge_cl.errors import EngineError
-from edge_cl.export.bundle import BASE
+from edge_cl.export.bundle import BASE, Bundle
+from edge_cl.export.engine_key import platform_of
+from edge_cl.export.engines import branch_factors, load_engine, prefix_engine, suffix_engines
 from edge_cl.preprocess import Pixels, Preprocess
 from edge_cl.runtime.device_tokens import DeviceTokens, TokenBuffer, TokenPool
 from edge_cl.runtime.execution import Execution
@@ -274,3 +276,28 @@ class TensorRTBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def tensorrt_backend(bundle: Bundle, *, trt: Module | None = None, gpu: Gpu | None = None) -> TensorRTBackend:
+    """Return what runs a bundle with the engines that were prepared for this board.
+
+    Args:
+        bundle: opened; its engines are made by `edge-cl export --format tensorrt`.
+        trt: the TensorRT module; imported where none is given.
+        gpu: the GPU; the first one where none is given.
+
+    Raises:
+        EngineError: TensorRT, PyCUDA, the GPU or an engine of this very bundle for this very board is missing.
+    """
+    trt, gpu = trt or tensorrt_module(), gpu or Gpu()
+    here = platform_of(trt, gpu)
+    suffixes = {task: load_engine(bundle, engine, here) for task, engine in suffix_engines(bundle).items()}
+    return TensorRTBackend(
+        load_engine(bundle, prefix_engine(bundle), here),
+        suffixes[BASE] if bundle.manifest.layout == "shared" else suffixes,
+        branch_factors(bundle),
+        bundle.manifest.preprocess,
+        summaries=bundle.manifest.shape.summaries,
+        trt=trt,
+        gpu=gpu,
+    )

@@ -1,0 +1,193 @@
+"""The engines of a bundle: which graphs they are made of, how they are prepared, and how they are found again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edge_cl.backend import BATCH_SIZE
+from edge_cl.durable import make_directory
+from edge_cl.errors import EngineError
+from edge_cl.export.bundle import BASE, Bundle, Factors
+from edge_cl.export.engine import BuildOptions, Progress, Say, workspace_mb
+from edge_cl.export.engine_key import EngineFolder, EngineKey, Platform
+from edge_cl.export.engine_source import EngineSource, Weights
+from edge_cl.export.ladder import Compiler, EngineRequest, Prepared, prepare_engine
+from edge_cl.export.reference import Example, Reference
+
+ENGINES = "engines"  # directory in a bundle
+TIMING_CACHE = "timing.cache"
+
+
+@dataclass(frozen=True)
+class BundleEngine:
+    """One engine of a bundle.
+
+    Attributes:
+        name: of the engine: "prefix", "suffix", "suffix-base", "suffix-TASK".
+        source: what it is made of.
+        refittable: names of the weights that a later version of the bundle may change.
+    """
+
+    name: str
+    source: EngineSource
+    refittable: tuple[str, ...]
+
+    def key(self, platform: Platform, profile: tuple[int, int, int]) -> EngineKey:
+        """Return the engine's key."""
+        return EngineKey.of(self.source, platform, profile, self.refittable)
+
+
+def folder_of(bundle: Bundle) -> EngineFolder:
+    """Return where a bundle's engines lie."""
+    return EngineFolder(bundle.path / ENGINES)
+
+
+def prefix_engine(bundle: Bundle) -> BundleEngine:
+    """Return the prefix's engine: one, into which the shared adapter is merged."""
+    files, split = bundle.manifest.files, bundle.manifest.shape.split
+    merged = "merged/prefix" in files
+    overrides = {} if bundle.manifest.layout == "merged" else bundle.shared_projections()
+    source = _source(bundle, "merged/prefix" if merged else "prefix", overrides)
+    return BundleEngine("prefix", source, _projections(range(split)))
+
+
+def suffix_engines(bundle: Bundle) -> dict[int, BundleEngine]:
+    """Return the suffix's engines by task, `BASE` for the base branch.
+
+    In layout shared there is one, under `BASE`: what a task adds is an input, so no weight of it ever changes.
+    """
+    manifest = bundle.manifest
+    if manifest.layout == "shared":
+        return {BASE: BundleEngine("suffix", _source(bundle, "suffix"), ())}
+    names = _projections(range(manifest.shape.split, manifest.shape.depth))
+    roles = {BASE: "merged/base"} | {task: f"merged/{task}" for task in manifest.tasks}
+    return {
+        task: BundleEngine(
+            f"suffix-{'base' if task == BASE else task}",
+            _source(bundle, role if role in manifest.files else "suffix"),
+            names,
+        )
+        for task, role in roles.items()
+        if task == BASE or role in manifest.files
+    }
+
+
+def _projections(blocks: Sequence[int]) -> tuple[str, ...]:
+    return tuple(f"blocks.{i}.attn.qkv.weight" for i in blocks)
+
+
+def _source(bundle: Bundle, role: str, overrides: Weights | None = None) -> EngineSource:
+    files = bundle.manifest.files
+    return EngineSource(
+        bundle.file(role), bundle.manifest.precision, files[role].sha256, files["weights"].sha256, overrides or {}
+    )
+
+
+def prepare_engines(
+    bundle: Bundle,
+    compiler: Compiler,
+    *,
+    max_batch: int = BATCH_SIZE,
+    memory_mb: float = 2048,
+    previous: Bundle | None = None,
+    progress: Progress | None = None,
+    say: Say,
+) -> dict[str, Prepared]:
+    """Find, refit or build every engine of a bundle, each checked against the reference before it is put in force.
+
+    Args:
+        bundle: opened.
+        compiler: makes and runs engines.
+        max_batch: most pictures at once.
+        memory_mb: budget of the build.
+        previous: bundle whose engines may be refitted, where this one has none yet.
+        progress: is told how far a build is.
+        say: is told every step and why it is taken.
+
+    Returns:
+        The engines by name.
+
+    Raises:
+        EngineError: one of them cannot be made; those before it are in force.
+    """
+    folder = folder_of(bundle)
+    make_directory(folder.path)
+    folders = [folder, *([folder_of(previous)] if previous else [])]
+    requests = _requests(bundle, max_batch, memory_mb)
+
+    def prepare(request: EngineRequest, *, widened: bool) -> Prepared:
+        # A suffix of another task is the same graph with other weights.
+        others = [name for name in requests if name != request.name and "prefix" not in (name, request.name)]
+        before = [(place, name) for name in (request.name, *others) for place in folders][1:]
+        request = replace(request, widened=widened)
+        return prepare_engine(request, folder, compiler, previous=before, progress=progress, say=say)
+
+    prepared = {name: prepare(request, widened=False) for name, request in requests.items()}
+    if len({engine.precision for engine in prepared.values()}) > 1:  # tokens pass between them
+        say("one engine has to be in fp32, so all are.")
+        prepared = {name: prepare(request, widened=True) for name, request in requests.items()}
+    return prepared
+
+
+def _requests(bundle: Bundle, max_batch: int, memory_mb: float) -> dict[str, EngineRequest]:
+    prefix = prefix_engine(bundle)
+    tried = list(branch_factors(bundle).values())
+    # The base branch answers for every picture, and the newest task has not answered for any yet.
+    tried = tried[:1] + tried[1:][-1:]
+
+    @functools.cache
+    def reference() -> Reference:
+        return Reference(prefix.source, bundle.manifest.preprocess.image_size, (1, max_batch))
+
+    def request(engine: BundleEngine, examples: Callable[[], Sequence[Example]]) -> EngineRequest:
+        options = BuildOptions(
+            max_batch=max_batch,
+            workspace_mb=workspace_mb(memory_mb),
+            refittable=engine.refittable,
+            timing_cache=folder_of(bundle).path / TIMING_CACHE,
+        )
+        return EngineRequest(engine.name, engine.source, functools.cache(examples), options)
+
+    requests = [request(prefix, lambda: reference().prefix())]
+    for engine in suffix_engines(bundle).values():
+        requests.append(request(engine, functools.partial(_suffix_examples, reference, engine.source, tried)))
+    return {made.name: made for made in requests}
+
+
+def _suffix_examples(
+    reference: Callable[[], Reference], source: EngineSource, adapters: Sequence[Factors]
+) -> Sequence[Example]:
+    return reference().suffix(source, adapters)
+
+
+def branch_factors(bundle: Bundle) -> dict[int, Factors]:
+    """Return what the shared suffix is given for each branch, the base branch first; nothing in layout merged."""
+    if bundle.manifest.layout == "merged":
+        return {}
+    shape, adapters = bundle.manifest.shape, bundle.adapters()
+    depth = shape.depth - shape.split
+    down = np.zeros((depth, 2 * shape.r, shape.width), np.float32)
+    up = np.zeros((depth, 3 * shape.width, 2 * shape.r), np.float32)
+    return {BASE: adapters.get(BASE, (down, up)), **adapters}
+
+
+def load_engine(bundle: Bundle, engine: BundleEngine, platform: Platform) -> bytes:
+    """Return the bytes of an engine that was prepared for a platform, for whatever batch.
+
+    Raises:
+        EngineError: there is none that may be run; the faults say why.
+    """
+    folder = folder_of(bundle)
+    try:
+        profile = folder.sidecar(engine.name).key.profile
+        return folder.load(engine.name, engine.key(platform, profile))
+    except EngineError as error:
+        raise EngineError(
+            f"{bundle.path} has no {engine.name} engine for this board.",
+            *error.faults,
+            mend=f"Make it here: edge-cl export {bundle.path} --format tensorrt",
+        ) from error

@@ -1,0 +1,145 @@
+"""From a bundle to its engines and to answers, with stand-ins of TensorRT and PyCUDA, against ONNX Runtime."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_nvidia import install
+from small import CONFIG, new_learner, picture, write_looks
+from test_ladder import OnnxCompiler, overflow_in_fp16
+
+from edge_cl.errors import EngineError
+from edge_cl.export.bundle import BASE, Bundle
+from edge_cl.export.engines import prepare_engines, suffix_engines
+from edge_cl.learner import Learner
+from edge_cl.recognition import Recogniser
+from edge_cl.runtime.onnx import OnnxBackend
+from edge_cl.runtime.tensorrt import tensorrt_backend
+
+MAX_BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def learner(tmp_path_factory: pytest.TempPathFactory) -> Learner:
+    """A learner of two tasks of two classes."""
+    root = tmp_path_factory.mktemp("learner")
+    learner = new_learner(root)
+    learner.learn(write_looks(root / "one", {"a": 0, "b": 5}), CONFIG)
+    learner.learn(write_looks(root / "two", {"c": 9, "d": 14}), CONFIG)
+    return learner
+
+
+@pytest.fixture(scope="module")
+def bundles(learner: Learner, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("bundles")
+    for layout, precision in (("shared", "fp32"), ("shared", "fp16"), ("merged", "fp32")):
+        learner.export(root / f"{layout}-{precision}", layout=layout, precision=precision)
+    return {path.name: path for path in root.iterdir()}
+
+
+def opened(bundles: dict[str, Path], name: str, tmp_path: Path) -> Bundle:
+    shutil.copytree(bundles[name], tmp_path / "bundle")
+    return Bundle.open(tmp_path / "bundle")
+
+
+def prepared(bundle: Bundle, compiler: OnnxCompiler) -> tuple[dict[str, str], str]:
+    said: list[str] = []
+    made = prepare_engines(bundle, compiler, max_batch=MAX_BATCH, say=said.append)
+    return {name: f"{engine.made} {engine.precision}" for name, engine in made.items()}, "\n".join(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "tolerance"),
+    [
+        ("shared-fp32", {"prefix": "built fp32", "suffix": "built fp32"}, 1e-4),
+        ("shared-fp16", {"prefix": "built fp16", "suffix": "built fp16"}, 2e-2),
+        (
+            "merged-fp32",
+            {
+                "prefix": "built fp32",
+                "suffix-base": "built fp32",
+                "suffix-0": "refitted fp32",
+                "suffix-1": "refitted fp32",
+            },
+            1e-4,
+        ),
+    ],
+)
+def test_engines_answer_as_onnx_runtime_does(
+    name: str,
+    expected: dict[str, str],
+    tolerance: float,
+    bundles: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = opened(bundles, name, tmp_path)
+    install(monkeypatch, max_batch=MAX_BATCH)
+    with pytest.raises(EngineError, match=r"(?s)has no .* engine for this board.*--format tensorrt"):
+        tensorrt_backend(bundle)
+    made, _ = prepared(bundle, OnnxCompiler())
+    assert made == expected
+    names = {c.id: c.name for c in bundle.manifest.classes}
+    pixels = [bundle.manifest.preprocess.centre(picture(look, 50)) for look in (0, 5, 9, 14, 3)]
+    with tensorrt_backend(bundle) as backend:
+        found = Recogniser(backend, bundle.head(), names)
+        reference = Recogniser(OnnxBackend(bundle), bundle.head(), names)
+        batch = np.stack(pixels)
+        np.testing.assert_allclose(
+            found.posterior(backend.encode(batch)), reference.posterior(reference.backend.encode(batch)), atol=tolerance
+        )
+        for task in (0, 1):
+            found_branch = backend.branch(backend.encode(batch), task, [4, 0]).features
+            expected_branch = reference.backend.branch(reference.backend.encode(batch), task, [4, 0]).features
+            np.testing.assert_allclose(found_branch, expected_branch, atol=tolerance)
+    again, said = prepared(bundle, OnnxCompiler(refit_fault=overflow_in_fp16))
+    assert {state.split()[0] for state in again.values()} == {"at"} and "the one at hand" in said
+
+
+def test_engines_of_another_board_are_not_run(
+    bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = opened(bundles, "shared-fp32", tmp_path)
+    install(monkeypatch, max_batch=MAX_BATCH)
+    thor = OnnxCompiler(replace(OnnxCompiler().where, gpu="Thor", compute_capability="11.0"))
+    prepared(bundle, thor)
+    with pytest.raises(EngineError, match="gpu was Thor, is Orin"):
+        tensorrt_backend(bundle)
+
+
+def test_a_new_task_needs_no_engine(learner: Learner, bundles: dict[str, Path], tmp_path: Path) -> None:
+    bundle = opened(bundles, "shared-fp32", tmp_path)
+    compiler = OnnxCompiler()
+    prepared(bundle, compiler)
+    shutil.copytree(learner.store.path, tmp_path / "store")
+    grown = Learner.open(tmp_path / "store", device="cpu")
+    grown.learn(write_looks(tmp_path / "three", {"e": 3, "f": 16}), CONFIG)
+    grown.export(bundle.path)
+    made, _ = prepared(Bundle.open(bundle.path), compiler)
+    assert compiler.calls == ["build", "build"] and set(made.values()) == {"at hand fp32"}
+
+
+def test_if_one_engine_has_to_be_in_fp32_all_are(bundles: dict[str, Path], tmp_path: Path) -> None:
+    bundle = opened(bundles, "shared-fp16", tmp_path)
+
+    class PrefixFails(OnnxCompiler):
+        def build(self, graph, options, *, progress, say):  # type: ignore[no-untyped-def]
+            self.build_fault = overflow_in_fp16 if "prefix" in graph.path.name else lambda model: None
+            return super().build(graph, options, progress=progress, say=say)
+
+    compiler = PrefixFails()
+    made, said = prepared(bundle, compiler)
+    assert {state.split()[-1] for state in made.values()} == {"fp32"} and "so all are" in said
+    assert len(compiler.calls) == 4, "both in fp16, then both in fp32"
+    made, _ = prepared(bundle, compiler)
+    assert set(made.values()) == {"at hand fp32"} and len(compiler.calls) == 4
+
+
+def test_layouts_name_their_engines(bundles: dict[str, Path]) -> None:
+    shared, merged = (suffix_engines(Bundle.open(bundles[f"{layout}-fp32"])) for layout in ("shared", "merged"))
+    assert [engine.name for engine in shared.values()] == ["suffix"] and shared[BASE].refittable == ()
+    assert merged[BASE].name == "suffix-base" and merged[BASE].refittable[0] == "blocks.3.attn.qkv.weight"
