@@ -202,8 +202,8 @@ class EngineFolder:
             raise EngineError(f"{path} changed while it was read")
         return data
 
-    def load(self, name: str, key: EngineKey) -> bytes:
-        """Return an engine that may be run under a key: made for it, or standing in for it.
+    def find(self, name: str, key: EngineKey) -> Sidecar:
+        """Return what is known of an engine that may be run under a key: made for it, or standing in for it.
 
         Raises:
             EngineError: there is none; the faults say why.
@@ -211,6 +211,11 @@ class EngineFolder:
         sidecar = self.sidecar(name)
         if sidecar.key != key and sidecar.instead_of != key.digest:
             raise EngineError(*key.differences(sidecar.key))
+        return sidecar
+
+    def load(self, name: str, key: EngineKey) -> bytes:
+        """Return an engine that may be run under a key; raises EngineError as `find` and `read` do."""
+        sidecar = self.find(name, key)
         try:
             return self.read(sidecar)
         except EngineError:

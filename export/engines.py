@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -175,16 +176,44 @@ def branch_factors(bundle: Bundle) -> dict[int, Factors]:
     return {BASE: adapters.get(BASE, (down, up)), **adapters}
 
 
-def load_engine(bundle: Bundle, engine: BundleEngine, platform: Platform) -> bytes:
-    """Return the bytes of an engine that was prepared for a platform, for whatever batch.
+def found_engine(bundle: Bundle, engine: BundleEngine, platform: Platform) -> FoundEngine:
+    """Return an engine that was prepared for a platform, for whatever batch.
 
     Raises:
         EngineError: there is none that may be run; the faults say why.
     """
     folder = folder_of(bundle)
-    try:
+    with _mended(bundle, engine):
         profile = folder.sidecar(engine.name).key.profile
-        return folder.load(engine.name, engine.key(platform, profile))
+        key = engine.key(platform, profile)
+        return FoundEngine(bundle, engine, key, folder.find(engine.name, key).engine.sha256)
+
+
+@dataclass(frozen=True)
+class FoundEngine:
+    """An engine on disk that may be run.
+
+    Attributes:
+        bundle, engine: which.
+        key: under which it may be run.
+        sha256: of its bytes.
+    """
+
+    bundle: Bundle
+    engine: BundleEngine
+    key: EngineKey
+    sha256: str
+
+    def read(self) -> bytes:
+        """Return its bytes; raises EngineError where they are not those that were stored."""
+        with _mended(self.bundle, self.engine):
+            return folder_of(self.bundle).load(self.engine.name, self.key)
+
+
+@contextlib.contextmanager
+def _mended(bundle: Bundle, engine: BundleEngine) -> Iterator[None]:
+    try:
+        yield
     except EngineError as error:
         raise EngineError(
             f"{bundle.path} has no {engine.name} engine for this board.",

@@ -41,6 +41,7 @@ class Device:
         self.copies: list[int] = []
         self.runs: list[tuple[str, int]] = []
         self.memory_limit = 1 << 40
+        self.deserialised = 0
 
     def need_context(self) -> None:
         if not getattr(self.stack, "depth", 0):
@@ -234,6 +235,7 @@ def tensorrt(device: Device, max_batch: int) -> ModuleType:
             if not data.startswith(b"\x08"):
                 self.logger.log(1, "Serialization assertion\n magicTag failed")
                 return None
+            device.deserialised += 1
             return Engine(data)
 
     values = {

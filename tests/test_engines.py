@@ -19,7 +19,7 @@ from edge_cl.export.exporter import Snapshot, export_bundle
 from edge_cl.learner import Learner
 from edge_cl.recognition import Recogniser
 from edge_cl.runtime.onnx import OnnxBackend
-from edge_cl.runtime.tensorrt import tensorrt_backend
+from edge_cl.runtime.tensorrt_bundle import tensorrt_backend
 
 MAX_BATCH = 4
 
@@ -119,16 +119,27 @@ def test_engines_of_another_board_are_not_run(
         tensorrt_backend(bundle)
 
 
-def test_a_new_task_needs_no_engine(learner: Learner, bundles: dict[str, Path], tmp_path: Path) -> None:
+def test_a_new_task_needs_no_engine(
+    learner: Learner, bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = opened(bundles, "shared-fp32", tmp_path)
-    compiler = OnnxCompiler()
+    compiler, device = OnnxCompiler(), install(monkeypatch, max_batch=MAX_BATCH)
     prepared(bundle, compiler)
+    before = tensorrt_backend(bundle)
     shutil.copytree(learner.store.path, tmp_path / "store")
     grown = Learner.open(tmp_path / "store", device="cpu")
     grown.learn(write_looks(tmp_path / "three", {"e": 3, "f": 16}), CONFIG)
     export(grown, bundle.path)
-    made, _ = prepared(Bundle.open(bundle.path), compiler)
+    bundle = Bundle.open(bundle.path)
+    made, _ = prepared(bundle, compiler)
     assert compiler.calls == ["build", "build"] and set(made.values()) == {"at hand fp32"}
+    after = tensorrt_backend(bundle, previous=before)
+    assert device.deserialised == 2, "prefix and suffix, once"
+    pixels = np.stack([bundle.manifest.preprocess.centre(picture(3, 50))])
+    reference = OnnxBackend(bundle)
+    expected = reference.branch(reference.encode(pixels), 2, [0]).features
+    np.testing.assert_allclose(after.branch(after.encode(pixels), 2, [0]).features, expected, atol=1e-4)
+    after.close()
 
 
 def test_if_one_engine_has_to_be_in_fp32_all_are(bundles: dict[str, Path], tmp_path: Path) -> None:

@@ -110,6 +110,28 @@ def test_pictures_that_lie_right_are_not_copied(backend: TensorRTBackend, device
     assert device.copies[2:] == [3 * row, row], "rows 1-3 of the first buffer, 4 of the second; 5 fits no batch of 4"
 
 
+def test_adapters_change_on_the_same_engines(backend: TensorRTBackend, device: Device, reference: TorchBackend) -> None:
+    backbone, pixels = reference.encoder.backbone, frames(3)
+    loaded, before = device.deserialised, len(device.live)
+    new = {BASE: task_adapter(backbone, 9), 0: task_adapter(backbone, 0), 5: task_adapter(backbone, 5)}
+    other = backend.with_adapters({task: factors_of(backbone, adapter) for task, adapter in new.items()})
+    assert device.deserialised == loaded
+    grown = TorchBackend(reference.encoder, {0: new[0], 5: new[5]})
+    for mine, theirs in ((other, grown), (backend, reference)):
+        for task in (0, 3, 5):
+            found, expected = (
+                mine.branch(mine.encode(pixels), task, [2, 1]),
+                theirs.branch(theirs.encode(pixels), task, [2, 1]),
+            )
+            np.testing.assert_allclose(found.features, expected.features, atol=2e-5)
+    del other, mine
+    backend.encode(pixels)
+    assert len(device.live) == before, "adapters that nobody uses any more leave the device"
+    backend.with_adapters({BASE: factors_of(backbone, new[BASE])}).close()
+    with pytest.raises(EngineError, match="closed"):
+        backend.encode(pixels)
+
+
 def test_threads_may_share_a_backend(backend: TensorRTBackend, reference: TorchBackend) -> None:
     pixels = [frames(3, seed) for seed in range(4)]
     expected = [reference.branch(reference.encode(p), 0, [2]).features for p in pixels]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +17,7 @@ import numpy.typing as npt
 
 from edge_cl.backend import Encoding
 from edge_cl.errors import EngineError
-from edge_cl.export.bundle import BASE, Bundle
-from edge_cl.export.engine_key import platform_of
-from edge_cl.export.engines import branch_factors, load_engine, prefix_engine, suffix_engines
+from edge_cl.export.bundle import BASE
 from edge_cl.preprocess import Pixels, Preprocess
 from edge_cl.runtime.device_tokens import DeviceTokens, TokenBuffer, TokenPool
 from edge_cl.runtime.execution import Execution
@@ -57,6 +56,7 @@ class TensorRTBackend:
         adapters: lora_down (L, R, D) and lora_up (L, 3D, R) by task, `BASE` among them; empty in layout merged.
         preprocess: how pictures become input.
         summaries: S, summary vectors a block.
+        names: what whoever found the engines calls them.
         trt: the TensorRT module; imported where none is given.
         gpu: the GPU; the first one where none is given.
 
@@ -73,39 +73,39 @@ class TensorRTBackend:
         preprocess: Preprocess,
         *,
         summaries: int = 2,
+        names: tuple[str, ...] = (),
         trt: Module | None = None,
         gpu: Gpu | None = None,
     ) -> None:
-        self._trt: Module = trt or tensorrt_module()
-        self._gpu = gpu or Gpu()
-        self._lock = threading.RLock()
+        self.trt: Module = trt or tensorrt_module()
+        self.gpu = gpu or Gpu()
+        self.names = names
         self._preprocess, self._summaries = preprocess, summaries
+        # What follows is one for all backends that `with_adapters` makes of this one.
+        self._lock = threading.RLock()
         self._executions: list[Execution] = []
         self._memory: list[Any] = []
-        self._suffixes: dict[int, Execution] = {}
-        self._shared: Execution | None = None
-        self._adapters: dict[int, dict[str, int]] = {}
-        self._open = True
-        _backends.add(self)
-        with self._active():
-            try:
+        self._forgotten: list[Any] = []
+        self._pinned: dict[str, Pinned] = {}
+        try:
+            with self.gpu.active():
                 self._load(prefix, suffix, adapters)
-            except BaseException:
-                self.close()
-                raise
+        except BaseException:
+            self.close()
+            raise
+        _backends.add(self)
 
     def _load(
         self, prefix: EngineFile, suffix: EngineFile | Mapping[int, EngineFile], adapters: Mapping[int, Factors]
     ) -> None:
         self._prefix = self._execution(prefix, "prefix", {"image"}, {"tokens", "features"})
+        self._shared: Execution | None = None
         if isinstance(suffix, Mapping):
-            self._suffixes |= {
-                task: self._execution(source, f"suffix-{task}", {"tokens"}, {"features"})
-                for task, source in suffix.items()
-            }
+            own = {"inputs": {"tokens"}, "outputs": {"features"}}
+            self._suffixes = {task: self._execution(made, f"suffix-{task}", **own) for task, made in suffix.items()}
         else:
             self._shared = self._execution(suffix, "suffix", {"tokens", "lora_down", "lora_up"}, {"features"})
-            self._suffixes |= dict.fromkeys(adapters, self._shared)
+            self._suffixes = dict.fromkeys(adapters, self._shared)
         if BASE not in self._suffixes:
             raise EngineError("The base branch is missing among the branches.", mend=AGAIN)
         _, self._tokens, self._width = self._prefix.shape("tokens")
@@ -113,19 +113,23 @@ class TensorRTBackend:
         some = self._suffixes[BASE]
         row_bytes = self._tokens * self._width * some.dtypes["tokens"].itemsize
         self.max_batch = min(execution.max_batch for execution in (self._prefix, *self._suffixes.values()))
-        self._image = self._pinned(self._prefix, "image")
-        self._prefix_features = self._pinned(self._prefix, "features")
-        self._suffix_features = self._pinned(some, "features")
+        for name, execution, tensor in (
+            ("image", self._prefix, "image"),
+            ("prefix", self._prefix, "features"),
+            ("suffix", some, "features"),
+        ):
+            shape = (self.max_batch, *execution.shape(tensor)[1:])
+            self._pinned[name] = self.gpu.pinned(shape, execution.dtypes[tensor])
         self._pool = TokenPool(self._allocate, self.max_batch, row_bytes, BUFFERS)
         self._selected = int(self._allocate(self.max_batch * row_bytes))
-        self._adapters |= {task: self._upload(task, factors) for task, factors in adapters.items()}
+        self._adapters = self._uploaded(adapters)
 
     def _execution(self, source: EngineFile, name: str, inputs: set[str], outputs: set[str]) -> Execution:
         try:
             engine = source.read_bytes() if isinstance(source, Path) else source
         except OSError as error:
             raise EngineError(f"The {name} engine cannot be read: {error}.", mend=AGAIN) from error
-        execution = Execution(self._trt, self._gpu, engine, name)
+        execution = Execution(self.trt, self.gpu, engine, name)
         self._executions.append(execution)
         if set(execution.inputs) != inputs or set(execution.outputs) != outputs:
             takes, gives = ", ".join(execution.inputs), ", ".join(execution.outputs)
@@ -155,16 +159,33 @@ class TensorRTBackend:
         if faults:
             raise EngineError(*faults, mend="Export the bundle again: these engines are of different ones.")
 
-    def _upload(self, task: int, factors: Factors) -> dict[str, int]:
-        """Put the adapter of a task into device memory; return the addresses by the name of the graph's input."""
-        assert self._shared is not None
-        addresses: dict[str, int] = {}
-        for name, value in zip(("lora_down", "lora_up"), factors, strict=True):
-            shape = self._shared.shape(name)
-            if value.shape != shape:
-                raise EngineError(f"Task {task}: {name} is {value.shape}, the suffix engine takes {shape}.")
-            addresses[name] = int(self._keep(self._gpu.upload(value.astype(self._shared.dtypes[name]))))
+    def _uploaded(self, adapters: Mapping[int, Factors]) -> dict[int, dict[str, int]]:
+        """Put adapters into device memory; return their addresses by task and name of the graph's input."""
+        addresses: dict[int, dict[str, int]] = {}
+        for task, factors in adapters.items():
+            assert self._shared is not None
+            for name, value in zip(("lora_down", "lora_up"), factors, strict=True):
+                shape, dtype = self._shared.shape(name), self._shared.dtypes[name]
+                if value.shape != shape:
+                    raise EngineError(
+                        f"Task {task}: {name} is {value.shape}, the suffix engine takes {shape}.", mend=AGAIN
+                    )
+                memory = self._keep(self.gpu.upload(value.astype(dtype)))
+                weakref.finalize(self, self._forgotten.append, memory).atexit = False
+                addresses.setdefault(task, {})[name] = int(memory)
         return addresses
+
+    def with_adapters(self, adapters: Mapping[int, Factors]) -> TensorRTBackend:
+        """Return a backend with other adapters on the same engines and buffers; to close one of them closes both.
+
+        This backend answers as before; its adapters leave the device when nobody holds it any more.
+        """
+        with self._active():
+            other = copy.copy(self)
+            other._suffixes = dict.fromkeys(adapters, self._suffixes[BASE])
+            other._adapters = other._uploaded(adapters)
+        _backends.add(other)
+        return other
 
     @property
     def preprocess(self) -> Preprocess:
@@ -193,17 +214,18 @@ class TensorRTBackend:
                 return Encoding(tokens, encoding.features[i], encoding.last[i])
             starts = range(0, len(i), self.max_batch)
             own = [self._branch(task, tokens[range(len(i))[start : start + self.max_batch]]) for start in starts]
-            prefix = encoding.features[i][:, : self._prefix_features.array.shape[1]]
+            prefix = encoding.features[i][:, : self._pinned["prefix"].array.shape[1]]
         return self._encoding(tokens, np.concatenate((prefix, np.concatenate(own)), 1))
 
     def _encode(self, pixels: Pixels) -> tuple[TokenBuffer, Array]:
         """Return tokens and features (B, F) of at most `max_batch` pictures."""
         batch, buffer = len(pixels), self._pool.borrow()
-        self._image.array[:batch] = pixels
-        addresses = {"image": self._image.address, "features": self._prefix_features.address, "tokens": buffer.address}
+        image, features = self._pinned["image"], self._pinned["prefix"]
+        image.array[:batch] = pixels
+        addresses = {"image": image.address, "features": features.address, "tokens": buffer.address}
         self._prefix.enqueue(batch, addresses)
         own = self._run_suffix(BASE, batch, buffer.address)  # synchronises: both runs are done
-        return buffer, np.concatenate((self._prefix_features.array[:batch], own), 1)
+        return buffer, np.concatenate((features.array[:batch], own), 1)
 
     def _branch(self, task: int, tokens: DeviceTokens) -> Array:
         """Return the suffix's features (n, Fs) of at most `max_batch` pictures."""
@@ -212,26 +234,23 @@ class TensorRTBackend:
             return self._run_suffix(task, len(tokens.rows), stretches[0][0])  # the engine can read them where they are
         target = self._selected
         for source, pictures in stretches:
-            self._gpu.copy(target, source, pictures * tokens.pool.row_bytes)
+            self.gpu.copy(target, source, pictures * tokens.pool.row_bytes)
             target += pictures * tokens.pool.row_bytes
         return self._run_suffix(task, len(tokens.rows), self._selected)
 
     def _run_suffix(self, task: int, batch: int, tokens: int) -> Array:
-        addresses = {"tokens": tokens, "features": self._suffix_features.address, **self._adapters.get(task, {})}
+        features = self._pinned["suffix"]
+        addresses = {"tokens": tokens, "features": features.address, **self._adapters.get(task, {})}
         self._suffixes[task].enqueue(batch, addresses)
-        self._gpu.synchronise()
-        return np.array(self._suffix_features.array[:batch], np.float32)
+        self.gpu.synchronise()
+        return np.array(features.array[:batch], np.float32)
 
     def _encoding(self, tokens: DeviceTokens, features: Array) -> Encoding:
         unit = self._summaries * self._width
         return Encoding(tokens, features, features[:, -unit:][:, : self._width])
 
-    def _pinned(self, execution: Execution, tensor: str) -> Pinned:
-        shape = (self.max_batch, *execution.shape(tensor)[1:])
-        return self._gpu.pinned(shape, execution.dtypes[tensor])
-
     def _allocate(self, size: int) -> Any:
-        return self._keep(self._gpu.allocate(size))
+        return self._keep(self.gpu.allocate(size))
 
     def _keep(self, memory: Any) -> Any:
         self._memory.append(memory)
@@ -240,34 +259,34 @@ class TensorRTBackend:
     @contextmanager
     def _active(self) -> Iterator[None]:
         with self._lock:
-            if not self._open:
+            if not self._executions:
                 raise EngineError("The backend is closed.", mend="Open the bundle again.")
-            with self._gpu.active():
+            with self.gpu.active():
                 try:
+                    while self._forgotten:
+                        memory = self._forgotten.pop()
+                        self._memory.remove(memory)
+                        memory.free()
                     yield
                 except BaseException:
                     with suppress(Exception):
-                        self._gpu.synchronise()  # what is still running must not meet the next batch in the buffers
+                        self.gpu.synchronise()  # what is still running must not meet the next batch in the buffers
                     raise
 
     def close(self) -> None:
         """Give engines and memory back; encodings made before are of no use any more."""
         with self._lock:
-            if not self._open:
+            if not self._executions:
                 return
-            self._open = False
-            with self._gpu.active():
-                self._gpu.synchronise()
+            with self.gpu.active():
+                self.gpu.synchronise()
                 for execution in self._executions:
                     execution.close()
                 for memory in self._memory:
                     memory.free()
-                for name in ("_image", "_prefix_features", "_suffix_features"):
-                    self.__dict__.pop(
-                        name, None
-                    )  # pinned memory goes with its array: here, where the context is active
-            self._executions.clear()
-            self._memory.clear()
+                self._pinned.clear()  # pinned memory goes with its array: here, where the context is active
+            for held in (self._executions, self._memory, self._forgotten):
+                held.clear()
 
     def __enter__(self) -> TensorRTBackend:
         return self
@@ -276,28 +295,3 @@ class TensorRTBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def tensorrt_backend(bundle: Bundle, *, trt: Module | None = None, gpu: Gpu | None = None) -> TensorRTBackend:
-    """Return what runs a bundle with the engines that were prepared for this board.
-
-    Args:
-        bundle: opened; its engines are made by `edge-cl export --format tensorrt`.
-        trt: the TensorRT module; imported where none is given.
-        gpu: the GPU; the first one where none is given.
-
-    Raises:
-        EngineError: TensorRT, PyCUDA, the GPU or an engine of this very bundle for this very board is missing.
-    """
-    trt, gpu = trt or tensorrt_module(), gpu or Gpu()
-    here = platform_of(trt, gpu)
-    suffixes = {task: load_engine(bundle, engine, here) for task, engine in suffix_engines(bundle).items()}
-    return TensorRTBackend(
-        load_engine(bundle, prefix_engine(bundle), here),
-        suffixes[BASE] if bundle.manifest.layout == "shared" else suffixes,
-        branch_factors(bundle),
-        bundle.manifest.preprocess,
-        summaries=bundle.manifest.shape.summaries,
-        trt=trt,
-        gpu=gpu,
-    )

@@ -1,0 +1,45 @@
+"""A bundle on a board: its TensorRT engines are found, verified and run."""
+
+from __future__ import annotations
+
+from edge_cl.export.bundle import BASE, Bundle
+from edge_cl.export.engine_key import platform_of
+from edge_cl.export.engines import branch_factors, found_engine, prefix_engine, suffix_engines
+from edge_cl.runtime.nvidia import Gpu, Module, tensorrt_module
+from edge_cl.runtime.tensorrt import TensorRTBackend
+
+
+def tensorrt_backend(
+    bundle: Bundle, *, previous: TensorRTBackend | None = None, trt: Module | None = None, gpu: Gpu | None = None
+) -> TensorRTBackend:
+    """Return what runs a bundle with the engines that were prepared for this board.
+
+    Args:
+        bundle: opened; its engines are made by `edge-cl export --format tensorrt`.
+        previous: backend of the same bundle before an update. Where its engines are still the ones in force, as after
+            every task of a shared bundle, they are kept, and a task costs the upload of its adapter.
+        trt: the TensorRT module; imported where none is given.
+        gpu: the GPU; the first one where none is given.
+
+    Raises:
+        EngineError: TensorRT, PyCUDA, the GPU or an engine of this very bundle for this very board is missing.
+    """
+    trt, gpu = (previous.trt, previous.gpu) if previous else (trt or tensorrt_module(), gpu or Gpu())
+    here = platform_of(trt, gpu)
+    prefix = found_engine(bundle, prefix_engine(bundle), here)
+    suffixes = {task: found_engine(bundle, engine, here) for task, engine in suffix_engines(bundle).items()}
+    names = (prefix.sha256, *(suffix.sha256 for suffix in suffixes.values()))
+    shared, factors = bundle.manifest.layout == "shared", branch_factors(bundle)
+    if previous and shared and previous.names == names and previous.preprocess == bundle.manifest.preprocess:
+        return previous.with_adapters(factors)
+    engines = {task: suffix.read() for task, suffix in suffixes.items()}
+    return TensorRTBackend(
+        prefix.read(),
+        engines[BASE] if shared else engines,
+        factors,
+        bundle.manifest.preprocess,
+        summaries=bundle.manifest.shape.summaries,
+        names=names,
+        trt=trt,
+        gpu=gpu,
+    )
