@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from vit_graphs import Graphs, factors_of, task_adapter, write_graphs
 
 from edge_cl.backbone import Backbone
 from edge_cl.errors import EngineError
+from edge_cl.export.compiler import TensorRTCompiler
+from edge_cl.export.engine_key import Platform
+from edge_cl.export.reference import Reference
 from edge_cl.features import Encoder, TorchBackend
 from edge_cl.preprocess import Preprocess
 from edge_cl.runtime.nvidia import Gpu, tensorrt_module
@@ -246,3 +250,24 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, device: Devic
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     with pytest.raises(EngineError, match=r"(?s)pycuda.*pip install"):
         Gpu()
+
+
+def test_the_compiler_runs_engines_on_examples(device: Device, graphs: Graphs, tiny_backbone: Backbone) -> None:
+    compiler = TensorRTCompiler()
+    assert compiler.platform() == Platform("10.3.0", "12.6", "Orin", "8.7")
+    reference = Reference(graphs.source("prefix"), SIDE, (1, MAX_BATCH))
+    adapters = [factors_of(tiny_backbone, task_adapter(tiny_backbone, 0))]
+    for name, examples in (
+        ("prefix", reference.prefix()),
+        ("suffix", reference.suffix(graphs.source("suffix"), adapters)),
+    ):
+        found = compiler.run(engine_of(getattr(graphs, name)), [example.inputs for example in examples])
+        assert max(example.deviation(outputs) for example, outputs in zip(examples, found, strict=True)) < 1e-5
+    with pytest.raises(EngineError, match="refuses a batch of 5"):
+        compiler.run(engine_of(graphs.prefix), [{"image": frames(5)}])
+
+
+def test_no_torch_is_needed() -> None:
+    program = "import sys, edge_cl.runtime.tensorrt_bundle; print([m for m in ('torch', 'onnx') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
