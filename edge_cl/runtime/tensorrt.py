@@ -84,8 +84,8 @@ class TensorRTBackend:
         # What follows is one for all backends that `with_adapters` makes of this one.
         self._lock = threading.RLock()
         self._executions: list[Execution] = []
-        self._memory: list[Any] = []
-        self._forgotten: list[Any] = []
+        self._memory: dict[int, Any] = {}  # by address
+        self._forgotten: list[int] = []
         self._pinned: dict[str, Pinned] = {}
         try:
             with self.gpu.active():
@@ -170,9 +170,10 @@ class TensorRTBackend:
                     raise EngineError(
                         f"Task {task}: {name} is {value.shape}, the suffix engine takes {shape}.", mend=AGAIN
                     )
-                memory = self._keep(self.gpu.upload(value.astype(dtype)))
-                weakref.finalize(self, self._forgotten.append, memory).atexit = False
-                addresses.setdefault(task, {})[name] = int(memory)
+                address = int(self._keep(self.gpu.upload(value.astype(dtype))))
+                # Freed at the next call, when the context is active: this may happen at any moment and in any thread.
+                weakref.finalize(self, self._forgotten.append, address).atexit = False
+                addresses.setdefault(task, {})[name] = address
         return addresses
 
     def with_adapters(self, adapters: Mapping[int, Factors]) -> TensorRTBackend:
@@ -253,7 +254,7 @@ class TensorRTBackend:
         return self._keep(self.gpu.allocate(size))
 
     def _keep(self, memory: Any) -> Any:
-        self._memory.append(memory)
+        self._memory[int(memory)] = memory
         return memory
 
     @contextmanager
@@ -264,9 +265,7 @@ class TensorRTBackend:
             with self.gpu.active():
                 try:
                     while self._forgotten:
-                        memory = self._forgotten.pop()
-                        self._memory.remove(memory)
-                        memory.free()
+                        self._memory.pop(self._forgotten.pop()).free()
                     yield
                 except BaseException:
                     with suppress(Exception):
@@ -282,11 +281,12 @@ class TensorRTBackend:
                 self.gpu.synchronise()
                 for execution in self._executions:
                     execution.close()
-                for memory in self._memory:
+                for memory in self._memory.values():
                     memory.free()
                 self._pinned.clear()  # pinned memory goes with its array: here, where the context is active
-            for held in (self._executions, self._memory, self._forgotten):
-                held.clear()
+            self._executions.clear()
+            self._memory.clear()
+            self._forgotten.clear()
 
     def __enter__(self) -> TensorRTBackend:
         return self
