@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import sys
 import time
 from dataclasses import replace
@@ -14,7 +12,21 @@ from typing import Annotated, Any
 
 import typer
 
-from edge_cl.config import LearnConfig, Method, Rule, Schedule, SharedUpdate
+from edge_cl.cli_benchmark import benchmark
+from edge_cl.cli_options import (
+    DEFAULT_STORE,
+    DEFAULTS,
+    BackboneOption,
+    DeviceOption,
+    JsonOption,
+    RuleOption,
+    SizeOption,
+    StoreOption,
+    WeightsOption,
+    duration,
+    megabytes,
+)
+from edge_cl.config import LearnConfig, Method, Schedule, SharedUpdate
 from edge_cl.console import Progress, answers, emit, say, table, warn_skipped
 from edge_cl.errors import EdgeClError
 
@@ -28,53 +40,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-
-def duration(text: str) -> float:
-    """Read a duration, such as 30s, 5min or 1.5h, as seconds.
-
-    Raises:
-        typer.BadParameter: it is none.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h)?", text.strip().lower())
-    seconds = float(match[1]) * {"m": 60, "h": 3600}.get((match[2] or "s")[0], 1) if match else 0.0
-    if seconds <= 0:
-        raise typer.BadParameter(f"{text!r} is no duration; write 30s, 5min or 1h.")
-    return seconds
-
-
-def megabytes(text: str) -> float:
-    """Read an amount of memory, such as 800MB or 2GB, in units of 2^20 bytes.
-
-    Raises:
-        typer.BadParameter: it is none.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mg])i?b?", text.strip().lower())
-    amount = float(match[1]) * {"m": 1, "g": 1024}[match[2]] if match else 0.0
-    if amount <= 0:
-        raise typer.BadParameter(f"{text!r} is no amount of memory; write 800MB or 2GB.")
-    return amount
-
-
-StoreOption = Annotated[
-    Path,
-    typer.Option(
-        "--store",
-        metavar="DIR",
-        envvar="EDGE_CL_STORE",
-        help="Where the learner lives.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or a board's profile (orin-nano-8gb).")]
-BackboneOption = Annotated[
-    str, typer.Option("--backbone", help="timm name, the shipped backbone if not given; `list` shows choices.")
-]
-WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Local .safetensors file of its weights.")]
-SizeOption = Annotated[int | None, typer.Option("--image-size", min=8, help="Side of the input, pixels.")]
-RuleOption = Annotated[Rule, typer.Option("--rule", help="How task branches are combined.")]
-DEFAULT_STORE = Path("edge_cl_store")
-DEFAULTS = LearnConfig()
 
 
 @app.command()
@@ -504,148 +469,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-benchmark = typer.Typer(no_args_is_help=True, help="Measure speed, memory and accuracy on a folder data set.")
 app.add_typer(benchmark, name="benchmark")
-
-
-@benchmark.command("learn")
-def benchmark_learn(
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg")],
-    increment: Annotated[int, typer.Option("--increment", min=1, help="Classes a task.")] = 9,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of every adapter stage.")] = 8,
-    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Of a stream; may be repeated.")] = None,
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where to write.")] = Path("benchmark_learn"),
-    backbone: BackboneOption = "",
-    weights: WeightsOption = None,
-    image_size: SizeOption = None,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
-    """Compare learning with the published schedule: seconds, memory and accuracy, side by side."""
-    from edge_cl import benchmark as bench
-
-    options = {"--backbone": backbone, "--weights": weights, "--image-size": image_size, "--device": device}
-    init = [str(part) for pair in options.items() if pair[1] for part in pair]
-    rows = []
-    for row in bench.learn_rows(data, [increment], seeds or [1993], epochs, init):
-        rows.append(row)
-        say(f"seed {row.seed} task {row.task + 1} {row.arm}: {row.learn_s:.1f} s, {row.peak_mb:.0f} MB")
-    summary, machine = bench.summarise(rows), bench.machine()
-    files = {"rows.csv": bench.to_csv(rows).encode(), "plot.png": bench.plot(rows)}
-    value = {"machine": machine, "data": str(data), "epochs": epochs, "arms": summary, "output": str(output)}
-    files["summary.json"] = json.dumps(value, indent=2).encode()
-    output.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (output / name).write_bytes(content)
-
-    def show() -> None:
-        cells = [
-            (arm, f"{v['learn_s']:.1f}", f"{v['speedup']:.2f}", f"{v['slowest_s']:.1f}", f"{v['peak_mb']:.0f}",
-             f"{v['above_idle_mb']:.0f}", f"{v['memory_ratio']:.2f}", f"{100 * v['accuracy']:.1f} %")
-            for arm, v in summary.items()
-        ]  # fmt: skip
-        columns = ("", "learning, s", "times faster", "slowest process, s", "peak MB", "above idle", "of joint", "last")
-        answers.print(table(columns, cells))
-        say(f"{machine}. Rows, summary and plot: {output}")
-
-    emit(as_json, value, show)
-
-
-@benchmark.command("accuracy")
-def benchmark_accuracy(
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg")],
-    increment: Annotated[str, typer.Option("--increment", help="Classes a task, or of each: 1,2,30.")] = "9",
-    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Of a stream; may be repeated.")] = None,
-    methods: Annotated[list[str] | None, typer.Option("--method", help="May be repeated; all, if not given.")] = None,
-    part: Annotated[str, typer.Option("--part", help="Pictures to judge by: test or val.")] = "test",
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of every adapter stage.")] = DEFAULTS.epochs,
-    output: Annotated[
-        Path, typer.Option("--output", metavar="DIR", help="Where to write; a run resumes there.")
-    ] = Path("benchmark_accuracy"),
-    backbone: BackboneOption = "",
-    weights: WeightsOption = None,
-    image_size: SizeOption = None,
-    device: DeviceOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
-    """Compare methods of class-incremental learning on the same streams: accuracy, forgetting, calibration, cost."""
-    from edge_cl import comparison
-    from edge_cl.benchmark import machine
-
-    init = {"backbone": backbone, "weights": weights, "image_size": image_size, "device": device}
-    sizes = [int(size) for size in increment.split(",")]
-    chosen = methods or list(comparison.METHODS)
-    rows = comparison.compare(
-        data, output / "runs", sizes=sizes, seeds=seeds or [1993], methods=chosen, part=part, epochs=epochs, init=init,
-        say=say,
-    )  # fmt: skip
-    summary = comparison.summarise(rows)
-    value = {"machine": machine(), "forgetting": comparison.FORGETTING, "methods": summary, "rows": rows}
-    files = {"rows.csv": comparison.to_csv(rows).encode(), "plot.png": comparison.plot(rows)}
-    files["summary.json"] = json.dumps(value, indent=2).encode()
-    for name, content in files.items():
-        (output / name).write_bytes(content)
-
-    def show() -> None:
-        points = ("last", "average", "forgetting", "task_choice", "known_task")
-        cells = [
-            (name, *(f"{100 * v[key]:.1f}" for key in points), f"{v['calibration_error']:.3f}", f"{v['passes']:.2f}",
-             f"{v['answer_ms']:.1f}", f"{v['slowest_learn_s']:.1f}")
-            for name, v in summary.items()
-        ]  # fmt: skip
-        columns = ("", "last", "average", "forgetting", "right task", "if told", "ECE", "passes", "ms", "learn, s")
-        answers.print(table(columns, cells))
-        say(f"Forgetting: {comparison.FORGETTING}.")
-        say(f"{rows[0]['backbone']}. Rows, summary and plot: {output}")
-
-    emit(as_json, {**value, "output": str(output)}, show)
-
-
-@benchmark.command("predict")
-def benchmark_predict(
-    store: StoreOption = DEFAULT_STORE,
-    tasks: Annotated[str, typer.Option("--tasks", help="Numbers of tasks; those learned are repeated.")] = "1,10,50",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Frames of each way.")] = 100,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 1,
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where to write.")] = Path(
-        "benchmark_predict"
-    ),
-    as_json: JsonOption = False,
-) -> None:
-    """Measure latency, throughput and memory of answering by number of tasks, beside the bare backbone."""
-    import tempfile
-
-    from edge_cl import latency
-    from edge_cl.benchmark import machine, to_csv
-    from edge_cl.learner import Learner
-
-    snapshot = Learner.open(store, device="cpu").snapshot()
-    with tempfile.TemporaryDirectory() as place:
-        counts = [int(count) for count in tasks.split(",")]
-        rows = latency.measure(snapshot, Path(place), counts=counts, threads=threads, rounds=rounds, say=say)
-    value = {"machine": machine(), "backbone": snapshot.model.spec.name, "rows": [vars(row) for row in rows]}
-    output.mkdir(parents=True, exist_ok=True)
-    files = {"rows.csv": to_csv(rows).encode(), "plot.png": latency.plot(rows)}
-    files["summary.json"] = json.dumps(value, indent=2).encode()
-    for name, content in files.items():
-        (output / name).write_bytes(content)
-
-    def show() -> None:
-        cells = [
-            (f"{row.arm} ({', '.join(filter(None, (row.backend, row.layout, row.precision)))})", f"{row.median_ms:.1f}",
-             f"{row.p99_ms:.1f}", f"{row.ratio:.2f}", f"{row.frames_s:.0f}", _or_dash(row.start_s, ".2f"),
-             _or_dash(row.memory_mb, ".0f"))
-            for row in rows
-        ]  # fmt: skip
-        columns = ("", "median ms", "p99 ms", "of bare", "frames/s", "start, s", "MB")
-        answers.print(table(columns, cells))
-        say(f"{value['machine']}. Rows, summary and plot: {output}")
-
-    emit(as_json, value, show)
-
-
-def _or_dash(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
 
 
 def main() -> None:

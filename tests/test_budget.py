@@ -11,7 +11,7 @@ import typer
 from small import CONFIG, edge_cl, new_learner, write_looks
 
 from edge_cl.budget import FINISH_S, TRAINING, TimeBudget, Work
-from edge_cl.cli import duration
+from edge_cl.cli_options import duration
 from edge_cl.config import LearnConfig
 from edge_cl.errors import UsageError
 

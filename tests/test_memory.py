@@ -15,7 +15,7 @@ import typer
 from small import CONFIG, edge_cl, new_learner, write_looks
 
 from edge_cl.budget import Work
-from edge_cl.cli import megabytes
+from edge_cl.cli_options import megabytes
 from edge_cl.config import LearnConfig
 from edge_cl.errors import EdgeClError, UsageError
 from edge_cl.memory import LIBRARIES_MB, Footprint, idle_mb, peak_mb

@@ -1,0 +1,163 @@
+"""The command line's `edge-cl benchmark`: speed, memory and accuracy, each with a table, CSV, JSON and a plot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_cl.cli_options import (
+    DEFAULT_STORE,
+    DEFAULTS,
+    BackboneOption,
+    DeviceOption,
+    JsonOption,
+    SizeOption,
+    StoreOption,
+    WeightsOption,
+)
+from edge_cl.console import answers, emit, say, table
+
+benchmark = typer.Typer(no_args_is_help=True, help="Measure speed, memory and accuracy on a folder data set.")
+
+
+@benchmark.command("learn")
+def benchmark_learn(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg")],
+    increment: Annotated[int, typer.Option("--increment", min=1, help="Classes a task.")] = 9,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of every adapter stage.")] = 8,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Of a stream; may be repeated.")] = None,
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where to write.")] = Path("benchmark_learn"),
+    backbone: BackboneOption = "",
+    weights: WeightsOption = None,
+    image_size: SizeOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare learning with the published schedule: seconds, memory and accuracy, side by side."""
+    from edge_cl import benchmark as bench
+
+    options = {"--backbone": backbone, "--weights": weights, "--image-size": image_size, "--device": device}
+    init = [str(part) for pair in options.items() if pair[1] for part in pair]
+    rows = []
+    for row in bench.learn_rows(data, [increment], seeds or [1993], epochs, init):
+        rows.append(row)
+        say(f"seed {row.seed} task {row.task + 1} {row.arm}: {row.learn_s:.1f} s, {row.peak_mb:.0f} MB")
+    summary, machine = bench.summarise(rows), bench.machine()
+    files = {"rows.csv": bench.to_csv(rows).encode(), "plot.png": bench.plot(rows)}
+    value = {"machine": machine, "data": str(data), "epochs": epochs, "arms": summary, "output": str(output)}
+    files["summary.json"] = json.dumps(value, indent=2).encode()
+    output.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (output / name).write_bytes(content)
+
+    def show() -> None:
+        cells = [
+            (arm, f"{v['learn_s']:.1f}", f"{v['speedup']:.2f}", f"{v['slowest_s']:.1f}", f"{v['peak_mb']:.0f}",
+             f"{v['above_idle_mb']:.0f}", f"{v['memory_ratio']:.2f}", f"{100 * v['accuracy']:.1f} %")
+            for arm, v in summary.items()
+        ]  # fmt: skip
+        columns = ("", "learning, s", "times faster", "slowest process, s", "peak MB", "above idle", "of joint", "last")
+        answers.print(table(columns, cells))
+        say(f"{machine}. Rows, summary and plot: {output}")
+
+    emit(as_json, value, show)
+
+
+@benchmark.command("accuracy")
+def benchmark_accuracy(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg")],
+    increment: Annotated[str, typer.Option("--increment", help="Classes a task, or of each: 1,2,30.")] = "9",
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Of a stream; may be repeated.")] = None,
+    methods: Annotated[list[str] | None, typer.Option("--method", help="May be repeated; all, if not given.")] = None,
+    part: Annotated[str, typer.Option("--part", help="Pictures to judge by: test or val.")] = "test",
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of every adapter stage.")] = DEFAULTS.epochs,
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="Where to write; a run resumes there.")
+    ] = Path("benchmark_accuracy"),
+    backbone: BackboneOption = "",
+    weights: WeightsOption = None,
+    image_size: SizeOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare methods of class-incremental learning on the same streams: accuracy, forgetting, calibration, cost."""
+    from edge_cl import comparison
+    from edge_cl.benchmark import machine
+
+    init = {"backbone": backbone, "weights": weights, "image_size": image_size, "device": device}
+    sizes = [int(size) for size in increment.split(",")]
+    chosen = methods or list(comparison.METHODS)
+    rows = comparison.compare(
+        data, output / "runs", sizes=sizes, seeds=seeds or [1993], methods=chosen, part=part, epochs=epochs, init=init,
+        say=say,
+    )  # fmt: skip
+    summary = comparison.summarise(rows)
+    value = {"machine": machine(), "forgetting": comparison.FORGETTING, "methods": summary, "rows": rows}
+    files = {"rows.csv": comparison.to_csv(rows).encode(), "plot.png": comparison.plot(rows)}
+    files["summary.json"] = json.dumps(value, indent=2).encode()
+    for name, content in files.items():
+        (output / name).write_bytes(content)
+
+    def show() -> None:
+        points = ("last", "average", "forgetting", "task_choice", "known_task")
+        cells = [
+            (name, *(f"{100 * v[key]:.1f}" for key in points), f"{v['calibration_error']:.3f}", f"{v['passes']:.2f}",
+             f"{v['answer_ms']:.1f}", f"{v['slowest_learn_s']:.1f}")
+            for name, v in summary.items()
+        ]  # fmt: skip
+        columns = ("", "last", "average", "forgetting", "right task", "if told", "ECE", "passes", "ms", "learn, s")
+        answers.print(table(columns, cells))
+        say(f"Forgetting: {comparison.FORGETTING}.")
+        say(f"{rows[0]['backbone']}. Rows, summary and plot: {output}")
+
+    emit(as_json, {**value, "output": str(output)}, show)
+
+
+@benchmark.command("predict")
+def benchmark_predict(
+    store: StoreOption = DEFAULT_STORE,
+    tasks: Annotated[str, typer.Option("--tasks", help="Numbers of tasks; those learned are repeated.")] = "1,10,50",
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Frames of each way.")] = 100,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 1,
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where to write.")] = Path(
+        "benchmark_predict"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Measure latency, throughput and memory of answering by number of tasks, beside the bare backbone."""
+    import tempfile
+
+    from edge_cl import latency
+    from edge_cl.benchmark import machine, to_csv
+    from edge_cl.learner import Learner
+
+    snapshot = Learner.open(store, device="cpu").snapshot()
+    with tempfile.TemporaryDirectory() as place:
+        counts = [int(count) for count in tasks.split(",")]
+        rows = latency.measure(snapshot, Path(place), counts=counts, threads=threads, rounds=rounds, say=say)
+    value = {"machine": machine(), "backbone": snapshot.model.spec.name, "rows": [vars(row) for row in rows]}
+    output.mkdir(parents=True, exist_ok=True)
+    files = {"rows.csv": to_csv(rows).encode(), "plot.png": latency.plot(rows)}
+    files["summary.json"] = json.dumps(value, indent=2).encode()
+    for name, content in files.items():
+        (output / name).write_bytes(content)
+
+    def show() -> None:
+        cells = [
+            (f"{row.arm} ({', '.join(filter(None, (row.backend, row.layout, row.precision)))})", f"{row.median_ms:.1f}",
+             f"{row.p99_ms:.1f}", f"{row.ratio:.2f}", f"{row.frames_s:.0f}", _or_dash(row.start_s, ".2f"),
+             _or_dash(row.memory_mb, ".0f"))
+            for row in rows
+        ]  # fmt: skip
+        columns = ("", "median ms", "p99 ms", "of bare", "frames/s", "start, s", "MB")
+        answers.print(table(columns, cells))
+        say(f"{value['machine']}. Rows, summary and plot: {output}")
+
+    emit(as_json, value, show)
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)

@@ -1,0 +1,58 @@
+"""Options that several verbs of the command line share, and how durations and amounts of memory are written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_cl.config import LearnConfig, Rule
+
+
+def duration(text: str) -> float:
+    """Read a duration, such as 30s, 5min or 1.5h, as seconds.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h)?", text.strip().lower())
+    seconds = float(match[1]) * {"m": 60, "h": 3600}.get((match[2] or "s")[0], 1) if match else 0.0
+    if seconds <= 0:
+        raise typer.BadParameter(f"{text!r} is no duration; write 30s, 5min or 1h.")
+    return seconds
+
+
+def megabytes(text: str) -> float:
+    """Read an amount of memory, such as 800MB or 2GB, in units of 2^20 bytes.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mg])i?b?", text.strip().lower())
+    amount = float(match[1]) * {"m": 1, "g": 1024}[match[2]] if match else 0.0
+    if amount <= 0:
+        raise typer.BadParameter(f"{text!r} is no amount of memory; write 800MB or 2GB.")
+    return amount
+
+
+StoreOption = Annotated[
+    Path,
+    typer.Option(
+        "--store",
+        metavar="DIR",
+        envvar="EDGE_CL_STORE",
+        help="Where the learner lives.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or a board's profile (orin-nano-8gb).")]
+BackboneOption = Annotated[
+    str, typer.Option("--backbone", help="timm name, the shipped backbone if not given; `list` shows choices.")
+]
+WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Local .safetensors file of its weights.")]
+SizeOption = Annotated[int | None, typer.Option("--image-size", min=8, help="Side of the input, pixels.")]
+RuleOption = Annotated[Rule, typer.Option("--rule", help="How task branches are combined.")]
+DEFAULT_STORE = Path("edge_cl_store")
+DEFAULTS = LearnConfig()

@@ -1,0 +1,111 @@
+"""The accuracy benchmark: measures by hand, baselines against scikit-learn, and the command, which resumes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from small import BACKBONE, IMAGE_SIZE, edge_cl, write_looks, write_weights
+
+from edge_cl import comparison
+from edge_cl.benchmark import Stream
+from edge_cl.comparison import METHODS, SHRINKAGE, Setting
+from edge_cl.evaluation import calibration_error, measures
+
+LOOKS = {"a": 0, "b": 5, "c": 10, "d": 15}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_looks(root / "train", LOOKS, 24)
+    write_looks(root / "val", LOOKS, 5, first=100)
+    write_weights(root / "weights.safetensors")
+    return root
+
+
+@pytest.fixture
+def setting(data: Path, tmp_path: Path) -> Setting:
+    init = {"backbone": BACKBONE, "weights": data / "weights.safetensors", "image_size": IMAGE_SIZE, "device": "cpu"}
+    return Setting(Stream.of(data, [2], 7, "val"), 7, "val", init, 1, tmp_path)
+
+
+def test_measures_by_hand() -> None:
+    posterior = np.asarray(
+        [[0.9, 0.1, 0.0, 0.0], [0.3, 0.2, 0.4, 0.1], [0.5, 0.0, 0.3, 0.2], [0.0, 0.0, 0.2, 0.8]], np.float32
+    )
+    found = measures(posterior, np.asarray([0, 0, 2, 2]), np.asarray([5, 5, 7, 7]), ["a", "b", "c", "d"])
+    assert found["accuracy"] == 0.25
+    assert found["per_class"] == {"a": 0.5, "c": 0.0}
+    assert found["per_task"] == [0.5, 0.0]
+    assert found["macro_accuracy"] == 0.25
+    assert found["task_choice_accuracy"] == 0.5  # the first and the last
+    assert found["known_task_accuracy"] == 0.75  # all but the last
+    assert found["calibration_error"] == pytest.approx((0.1 + 0.4 + 0.5 + 0.8) / 4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "hits", "error"),
+    [([1.0, 1.0], [True, True], 0.0), ([1.0, 1.0], [True, False], 0.5), ([0.61, 0.63], [True, False], 0.12),
+     ([0.1, 0.9], [False, True], 0.1), ([0.0], [True], 1.0)],
+)  # fmt: skip
+def test_calibration_error_by_hand(confidence: list[float], hits: list[bool], error: float) -> None:
+    assert calibration_error(np.asarray(confidence, np.float32), np.asarray(hits)) == pytest.approx(error, abs=1e-6)
+
+
+def test_discriminant_over_all_blocks_is_scikit_learn_s(setting: Setting) -> None:
+    x, y = setting.features["train"]
+    judged, truth = setting.features["val"]
+    assert x.shape == (96, 6 * 2 * 64)
+    reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE, priors=np.full(4, 0.25))
+    expected = (reference.fit(x.astype(np.float64), y).predict(judged) == truth).mean()
+    *_, last = METHODS["lda-all"](setting)
+    assert last.measured["accuracy"] == pytest.approx(expected)
+
+
+def test_stages_know_only_what_was_taught(setting: Setting) -> None:
+    first, last = METHODS["ncm"](setting)
+    assert list(first.measured["per_class"]) == sorted(setting.stream.tasks[0])
+    assert first.measured["images"] == 10
+    assert last.measured["images"] == 20
+    assert len(last.measured["per_task"]) == 2
+
+
+def test_the_command_compares_and_resumes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    init = ("--backbone", BACKBONE, "--weights", data / "weights.safetensors", "--image-size", IMAGE_SIZE)
+    command = ("benchmark", "accuracy", data, "--increment", "2", "--part", "val", "--epochs", 1, "--seed", 3, *init,
+               "--device", "cpu", "--output", out)  # fmt: skip
+    found = edge_cl(*command, "--json").json
+    assert found["methods"].keys() == METHODS.keys()
+    for row in found["rows"]:
+        assert row["last"] == pytest.approx(np.mean(row["matrix"][-1]))  # tasks are of one size
+        assert row["average"] == pytest.approx(np.mean(row["curve"]))
+        assert row["forgetting"] == pytest.approx(max(r[0] for r in row["matrix"]) - row["matrix"][1][0])
+        assert row["known_task"] >= row["last"]
+        assert row["task_choice"] >= row["last"]
+        assert row["backbone"].startswith(f"{BACKBONE} {IMAGE_SIZE} px ")
+    passes = {row["method"]: row["passes"] for row in found["rows"]}
+    assert passes["ncm"] == 1.0
+    assert passes["cl-lora"] == 1.5  # two tasks, of which the base branch answers for one
+    assert 1.0 <= passes["edge-cl"] <= 1.5
+    lines = list(csv.DictReader((out / "rows.csv").read_text().splitlines()))
+    assert [line["method"] for line in lines] == list(METHODS)
+    assert json.loads((out / "summary.json").read_text())["methods"] == found["methods"]
+    assert (out / "plot.png").stat().st_size > 5000
+
+    def fail(setting: Setting) -> None:
+        raise AssertionError("a finished run was done again")
+
+    monkeypatch.setattr(comparison, "METHODS", dict.fromkeys(METHODS, fail))
+    assert edge_cl(*command, "--json").json["rows"] == found["rows"]
+
+
+def test_an_unknown_method_is_named(data: Path, tmp_path: Path) -> None:
+    done = edge_cl("benchmark", "accuracy", data, "--method", "lda", "--output", tmp_path)
+    assert done.code == 2
+    assert "Unknown method 'lda'. Known: lda-all, lda-last" in done.err
