@@ -2,8 +2,8 @@
 
     python examples/benchmark_cil.py DATA --backbone vit_tiny_patch16_224 --weights FILE --image-size 128
 
-DATA holds grocery81/, clothing10/ and trashnet6/, each with train/<class>/ and test/<class>/. Tasks are of nine, two and
-two classes. What has been finished is not done again; every data set's table, CSV, JSON and plot go to OUTPUT/NAME.
+DATA holds grocery81/, clothing10/ and trashnet6/, each with train/<class>/ and test/<class>/. Tasks are of nine, two
+and two classes. What has been finished is not done again; every data set's table, CSV, JSON and plot go to OUTPUT/NAME.
 """
 
 from __future__ import annotations
