@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_cl.errors import EdgeClError
+from edge_cl.export.consistency import manifest_faults
 from edge_cl.head import Branch, Discriminant, Head
 from edge_cl.preprocess import Preprocess
 from edge_cl.statistics import Array, Precision
@@ -31,8 +32,9 @@ LAYOUTS = ("shared", "merged")
 BASE = -1  # stands for the base branch among task numbers
 
 _FILE = re.compile(r"[a-z][a-z0-9-]*-[0-9a-f]{16}\.(onnx|safetensors)", re.ASCII)
+_PARTIAL = re.compile(rf"\.{_FILE.pattern}\.tmp", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_READS = 5  # tries to open a bundle that is being updated
+READS = 5  # tries to open a bundle that is being updated
 
 Tensors = Mapping[str, npt.NDArray[np.generic]]
 Factors = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -40,6 +42,10 @@ Factors = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 class BundleError(EdgeClError):
     """A bundle cannot be read, or not be written where it was asked for."""
+
+
+class FormatError(ValueError):
+    """A manifest is of another format than this edge-cl reads."""
 
 
 @dataclass(frozen=True)
@@ -149,20 +155,18 @@ class Manifest:
         """Read a manifest's bytes.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: they are no manifest of this format.
+            FormatError: they are of another format.
+            ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError: they are no manifest.
         """
         file = json.loads(data)
         value = file["manifest"]
         if value["format"] != FORMAT:
-            raise ValueError(f"it has format {value['format']}, and this edge-cl reads format {FORMAT}")
+            raise FormatError(f"it has format {value['format']!r}, and this edge-cl reads format {FORMAT}")
         found = hashlib.sha256(canonical_json(value)).hexdigest()
         if found != file["sha256"]:
             raise ValueError(f"its content has SHA-256 {found}, expected {file['sha256']}")
         if value["layout"] not in LAYOUTS or value["precision"] not in ("fp32", "fp16"):
             raise ValueError(f"it says layout {value['layout']!r} and precision {value['precision']!r}")
-        shape = Shape(**value["shape"])
-        if any(type(n) is not int or not 0 < n < 1 << 20 for n in vars(shape).values()) or shape.split >= shape.depth:
-            raise ValueError(f"its shape cannot be: {vars(shape)}")
         files = {role: FileRef(**ref) for role, ref in value["files"].items()}
         for role, ref in files.items():
             # The name becomes a path: nothing but a plain name may lead anywhere.
@@ -170,19 +174,22 @@ class Manifest:
             if not whole or type(ref.size) is not int:
                 raise ValueError(f"its file {role!r} is not described by a name, a SHA-256 and a size")
         threshold = value["threshold"]
-        return cls(
+        manifest = cls(
             value["layout"],
             value["precision"],
             str(value["recipe"]),
             int(value["version"]),
             dict(value["backbone"]),
-            shape,
+            Shape(**value["shape"]),
             tuple(BundleClass(int(c["id"]), str(c["name"]), int(c["task"])) for c in value["classes"]),
             {int(t): str(name) for t, name in value["task_names"].items()},
             float(value["temperature"]),
             float("inf") if threshold is None else float(threshold),
             files,
         )
+        if faults := manifest_faults(manifest):
+            raise ValueError("; ".join(f"it {fault}" for fault in faults))
+        return manifest
 
 
 @dataclass(frozen=True)
@@ -210,9 +217,11 @@ class Bundle:
         """
         root = Path(path)
         manifest, faults = read_manifest(root), [""]
-        for _ in range(_READS):
-            verified = set(known.manifest.files.values()) if known else set()
-            faults = [f for ref in manifest.files.values() if ref not in verified and (f := file_fault(root, ref))]
+        verified = set(known.manifest.files.values()) if known else set()
+        for _ in range(READS):
+            found = {ref: file_fault(root, ref) for ref in manifest.files.values() if ref not in verified}
+            faults = [fault for fault in found.values() if fault]
+            verified |= {ref for ref, fault in found.items() if not fault}  # the next try is the faster for them
             if not faults:
                 return cls(root, manifest)
             latest = read_manifest(root)
@@ -300,6 +309,8 @@ class Bundle:
             "basis": (None, features), "gain": (None,), "variance": (1,),
         }  # fmt: skip
         t = self.tensors("head", shapes)
+        if len(t["basis"]) != len(t["gain"]) or not t["variance"][0] > 0:
+            raise self._fault("head", "its basis, gain and variance do not go together")
         return Head(
             np.asarray([c.id for c in m.classes], np.int64),
             np.asarray([c.task for c in m.classes], np.int64),
@@ -320,11 +331,13 @@ class Bundle:
         }  # fmt: skip
         branch = Branch.from_numpy(self.tensors(f"branch/{task}", shapes))
         if set(branch.classes.tolist()) != set(ids.tolist()):
-            raise BundleError(
-                f"{self.file(f'branch/{task}')} speaks of classes that are not the task's.",
-                mend=f"edge-cl export {self.path}",
-            )
+            raise self._fault(f"branch/{task}", "it speaks of classes that are not the task's")
+        if not (0 <= branch.weight <= 1 and branch.temperature > 0):
+            raise self._fault(f"branch/{task}", f"its share is {branch.weight}, its temperature {branch.temperature}")
         return branch
+
+    def _fault(self, role: str, what: str) -> BundleError:
+        return BundleError(f"{self.file(role)} cannot be used: {what}.", mend=f"edge-cl export {self.path}")
 
 
 def joint_factors(A: Array, B: Array, r: int) -> Factors:
@@ -348,6 +361,8 @@ def read_manifest(root: Path) -> Manifest:
     """
     path = root / MANIFEST
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("it is no plain file")  # opening a pipe would wait for ever
         with path.open("rb") as file:
             data = file.read(MANIFEST_BYTES + 1)
         if len(data) > MANIFEST_BYTES:
@@ -357,11 +372,22 @@ def read_manifest(root: Path) -> Manifest:
         raise BundleError(f"{root} is no bundle: it has no {MANIFEST}.", mend="Make one: edge-cl export OUT") from None
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}.", mend="Check the path.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except FormatError as error:
         raise BundleError(
             f"{path} is no manifest that can be used: {error}.",
+            mend="Install the edge-cl that wrote it, or export to another directory.",
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise BundleError(
+            f"{path} is no manifest that can be used: {why}.",
             mend=f"Export it again with this edge-cl: edge-cl export {root}",
         ) from error
+
+
+def is_bundle_file(name: str) -> bool:
+    """Tell whether only an export gives a file a name: that of a whole file, or of one half written."""
+    return bool(_FILE.fullmatch(name) or _PARTIAL.fullmatch(name))
 
 
 def file_fault(root: Path, ref: FileRef) -> str:

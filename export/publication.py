@@ -5,15 +5,26 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_cl.durable import make_directory, replace_bytes
-from edge_cl.export.bundle import MANIFEST, BundleError, FileRef, Manifest, file_fault, read_manifest
+from edge_cl.durable import make_directory, replace_bytes, replacing, sync_directory
+from edge_cl.export.bundle import (
+    MANIFEST,
+    BundleError,
+    FileRef,
+    FormatError,
+    Manifest,
+    file_fault,
+    is_bundle_file,
+    read_manifest,
+)
 
 LOCK = ".lock"
+GRAPHS = ("weights", "prefix", "suffix")  # files that an update takes over as they are
 
 
 @dataclass
@@ -38,12 +49,12 @@ class Publication:
         Raises:
             BundleError: it holds something else, cannot be written, or another process is writing it.
         """
+        require_vacant(out)
         try:
-            require_vacant(out)
             make_directory(out)
             descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise BundleError(f"{out} cannot be written: {error.strerror}.", mend="Choose another place.") from error
+            raise _unwritable(out, error) from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,7 +68,7 @@ class Publication:
             except OSError as error:
                 raise BundleError(
                     f"The bundle {out} could not be written: {error.strerror}.",
-                    mend="Free some space and run the same command again; the bundle in force is unchanged.",
+                    mend="Free some space and run the same command again; the bundle in force is whole.",
                 ) from error
         finally:
             os.close(descriptor)
@@ -66,8 +77,9 @@ class Publication:
         """Write a file under the name that its content gives it, unless it is there already."""
         digest = hashlib.sha256(data).hexdigest()
         ref = FileRef(f"{role.replace('/', '-')}-{digest[:16]}.{suffix}", digest, len(data))
-        if file_fault(self.out, ref):
-            replace_bytes(self.path(ref), data)
+        if not _holds(self.path(ref), data):
+            with replacing(self.path(ref), sync_parent=False) as temporary:  # `publish` makes all names durable
+                temporary.write_bytes(data)
             self.written += len(data)
         return ref
 
@@ -76,33 +88,70 @@ class Publication:
         return self.out / ref.name
 
     def publish(self, manifest: Manifest) -> None:
-        """Put a manifest in force, and remove files that neither it nor the one before names."""
+        """Put a manifest in force, and remove files of ours that neither it nor the one before names."""
         data = manifest.encode()
+        sync_directory(self.out)
         replace_bytes(self.out / MANIFEST, data)
         self.written += len(data)
         named = {ref.name for m in (manifest, self.previous) if m is not None for ref in m.files.values()}
         for path in self.out.iterdir():
-            ours = path.suffix in (".onnx", ".safetensors") and path.name[-len(path.suffix) - 17 :][:1] == "-"
-            if ours and path.name not in named:
+            if is_bundle_file(path.name) and path.name not in named:
                 path.unlink(missing_ok=True)
 
 
 def require_vacant(out: Path) -> None:
-    """Refuse a directory that holds something other than a bundle: nothing of anyone else's is overwritten."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise BundleError(f"{out} is a file.", mend="Name a new directory, or a bundle to bring up to date.")
-    if any(path.name != LOCK for path in out.iterdir()) and not (out / MANIFEST).exists():
+    """Refuse a directory that holds something other than a bundle: nothing of anyone else's is overwritten.
+
+    Raises:
+        BundleError: it does, or it cannot be written.
+    """
+    try:
+        if not out.exists():
+            place = next(parent for parent in out.absolute().parents if parent.exists())
+            if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+                raise BundleError(f"{out} cannot be made in {place}.", mend="Choose another place.")
+            return
+        if not out.is_dir():
+            raise BundleError(f"{out} is a file.", mend="Name a new directory, or a bundle to bring up to date.")
+        names = {path.name for path in out.iterdir()} - {LOCK}
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise BundleError(f"{out} cannot be written.", mend="Choose another place.")
+    if names and not _is_bundle(out, names):
         raise BundleError(
             f"{out} holds other files and is no bundle.", mend="Name a new directory, or a bundle to bring up to date."
         )
 
 
+def _is_bundle(out: Path, names: set[str]) -> bool:
+    """Tell whether a directory is a bundle, be it damaged or never finished."""
+    try:
+        read_manifest(out)
+    except BundleError as error:
+        if isinstance(error.__cause__, FormatError):
+            raise  # a later edge-cl's: not ours to overwrite
+        return any(map(is_bundle_file, names))  # a web page has a manifest.json too
+    return True
+
+
+def _unwritable(out: Path, error: OSError) -> BundleError:
+    return BundleError(f"{out} cannot be written: {error.strerror}.", mend="Choose another place.")
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Tell whether a plain file has this content."""
+    try:
+        status = path.lstat()
+        return stat.S_ISREG(status.st_mode) and status.st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False
+
+
 def _previous(out: Path) -> Manifest | None:
-    """Return the manifest in force, if it and all of its files are whole."""
+    """Return the manifest in force, if its graphs are whole: the rest `put` mends."""
     try:
         manifest = read_manifest(out)
     except BundleError:
         return None
-    return None if any(file_fault(out, ref) for ref in manifest.files.values()) else manifest
+    return None if any(file_fault(out, manifest.files[role]) for role in GRAPHS) else manifest
