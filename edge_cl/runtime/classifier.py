@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from edge_cl.errors import UsageError, did_you_mean
-from edge_cl.export.bundle import Bundle, BundleError, read_manifest
+from edge_cl.export.bundle import READS, Bundle, BundleError, read_manifest
 from edge_cl.recognition import RULES, Prediction, Recogniser
 
 Frame = npt.NDArray[np.uint8]
@@ -105,7 +105,7 @@ class Classifier:
 
         Args:
             frames: (H, W, 3) uint8, RGB, of any size; or a sequence of them (or (B, H, W, 3)).
-            top: how many classes to list.
+            top: how many classes to list, at least 1.
 
         Returns:
             A prediction, or as many as there were frames in the sequence.
@@ -113,9 +113,13 @@ class Classifier:
         Raises:
             UsageError: a frame of another shape or type.
         """
+        if top < 1:
+            raise UsageError(f"Cannot list {top} classes.", mend="Pass top=1 or more.")
         recogniser = self._loaded.recogniser
         if isinstance(frames, np.ndarray) and frames.ndim == 3:
             return recogniser.predict([_centre(recogniser, frames)], top=top)[0]
+        if (isinstance(frames, np.ndarray) and frames.ndim != 4) or not isinstance(frames, Iterable):
+            raise _bad_frame(frames)
         return recogniser.predict([_centre(recogniser, frame) for frame in frames], top=top)
 
     def reload(self) -> bool:
@@ -134,6 +138,16 @@ class Classifier:
             return True
 
     def _load(self, before: _Loaded | None) -> _Loaded:
+        for _ in range(READS):
+            manifest = read_manifest(self.path)
+            try:
+                return self._load_once(before)
+            except BundleError:
+                if read_manifest(self.path) == manifest:
+                    raise
+        return self._load_once(before)  # updates swept files away between their check and their use, every time
+
+    def _load_once(self, before: _Loaded | None) -> _Loaded:
         bundle = Bundle.open(self.path, known=before.bundle if before else None)
         names = {c.id: c.name for c in bundle.manifest.classes}
         if not names:
@@ -146,8 +160,12 @@ class Classifier:
 
 def _centre(recogniser: Recogniser, frame: Frame) -> Frame:
     if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
-        what = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        raise UsageError(f"A frame is {what}.", mend="Pass (H, W, 3) uint8, in the order red, green, blue.")
+        raise _bad_frame(frame)
     if min(frame.shape[:2]) < 1:
         raise UsageError(f"A frame is empty: {frame.shape}.", mend="Pass at least one pixel.")
     return recogniser.backend.preprocess.centre(Image.fromarray(frame))
+
+
+def _bad_frame(frame: object) -> UsageError:
+    what = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+    return UsageError(f"A frame is {what}.", mend="Pass (H, W, 3) uint8, in the order red, green, blue.")

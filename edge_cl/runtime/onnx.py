@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from edge_cl.preprocess import Pixels
 from edge_cl.statistics import Array
 
 Feed = Mapping[str, npt.NDArray[np.generic]]
+Sizes = Mapping[str, Sequence["int | None"]]
 
 
 class OnnxBackend:
@@ -26,7 +28,7 @@ class OnnxBackend:
         previous: backend of the same bundle before an update, whose sessions are kept where nothing changed.
 
     Raises:
-        BundleError: ONNX Runtime refuses a graph.
+        BundleError: ONNX Runtime refuses a graph, or it takes or gives other tensors than the bundle's.
     """
 
     name = "onnxruntime"
@@ -37,18 +39,21 @@ class OnnxBackend:
         self._bundle, self._threads = bundle, threads
         self._shape = manifest.shape
         self._sessions: dict[tuple[str, ...], Any] = dict(previous._sessions) if previous else {}
+        self._used: set[tuple[str, ...]] = set()
+        if manifest.layout == "shared":
+            self._session("suffix")  # refuses a wrong shape before tensors are made of it
         dtype = np.float16 if manifest.precision == "fp16" else np.float32
         self._feeds = {task: _feed(factors, dtype) for task, factors in bundle.adapters().items()}
-        self._used: set[tuple[str, ...]] = set()
         if manifest.layout == "shared":
             width, r = self._shape.width, self._shape.r
             depth = self._shape.depth - self._shape.split
             nothing = (np.zeros((depth, 2 * r, width), np.float32), np.zeros((depth, 3 * width, 2 * r), np.float32))
             self._feeds.setdefault(BASE, _feed(nothing, dtype))
-            self._prefix = self._session("prefix", bundle.shared_projections())
+            self._prefix = self._session("prefix", bundle.shared_projections)
         else:
             self._prefix = self._session("merged/prefix" if "merged/prefix" in manifest.files else "prefix")
-        self._suffix(BASE)
+        for task in {BASE, *self._feeds}:  # now: an update may sweep the files away before they are first asked for
+            self._suffix(task)
         for key in set(self._sessions) - self._used:
             del self._sessions[key]
 
@@ -79,17 +84,17 @@ class OnnxBackend:
         role = "merged/base" if task == BASE else f"merged/{task}"
         return self._session(role if role in self._bundle.manifest.files else "suffix"), {}
 
-    def _session(self, role: str, overrides: Mapping[str, npt.NDArray[np.generic]] | None = None) -> Any:
+    def _session(self, role: str, overrides: Callable[[], Feed] = dict) -> Any:
         files = self._bundle.manifest.files
         key: tuple[str, ...] = (role, files[role].sha256, files["weights"].sha256)
         if role == "prefix" and "adapter/shared" in files:
             key += (files["adapter/shared"].sha256,)
         if key not in self._sessions:
-            self._sessions[key] = self._load(role, overrides or {})
+            self._sessions[key] = self._load(role, overrides())
         self._used.add(key)
         return self._sessions[key]
 
-    def _load(self, role: str, overrides: Mapping[str, npt.NDArray[np.generic]]) -> Any:
+    def _load(self, role: str, overrides: Feed) -> Any:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a robot's other programs need it
@@ -100,12 +105,34 @@ class OnnxBackend:
             options.add_external_initializers(list(values), list(values.values()))
         path = self._bundle.file(role)
         try:
-            return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # it raises classes of its own that share no base but Exception
             raise BundleError(
                 f"ONNX Runtime refuses {path}: {' '.join(str(error).split())}.",
                 mend=f"Export it again: edge-cl export {self._bundle.path}",
             ) from error
+        self._require_sizes(path, role, session)
+        return session
+
+    def _require_sizes(self, path: Path, role: str, session: Any) -> None:
+        """Refuse a graph whose tensors are not of the bundle's shape."""
+        s, side = self._shape, self.preprocess.image_size
+        tokens, block = (None, s.tokens, s.width), s.summaries * s.width
+        wanted: tuple[Sizes, Sizes]
+        if role in ("prefix", "merged/prefix"):
+            wanted = {"image": (None, side, side, 3)}, {"tokens": tokens, "features": (None, s.split * block)}
+        else:
+            depth, lora = s.depth - s.split, role == "suffix" and self._bundle.manifest.layout == "shared"
+            factors = {"lora_down": (depth, 2 * s.r, s.width), "lora_up": (depth, 3 * s.width, 2 * s.r)}
+            wanted = {"tokens": tokens, **(factors if lora else {})}, {"features": (None, depth * block)}
+        there = session.get_inputs(), session.get_outputs()
+        for what, sizes, values in zip(("takes", "gives"), wanted, there, strict=True):
+            found = {v.name: tuple(n if isinstance(n, int) else None for n in v.shape) for v in values}
+            if found != sizes:
+                raise BundleError(
+                    f"{path} {what} {found}, not {dict(sizes)}.",
+                    mend=f"Export it again: edge-cl export {self._bundle.path}",
+                )
 
 
 def _feed(factors: Factors, dtype: type[np.generic]) -> dict[str, npt.NDArray[np.generic]]:
