@@ -176,6 +176,9 @@ class Learner:
             model = Model.load(self.store, version)
             backbone = build(model.spec, safetensors.torch.load(self.store.read_bytes(version, "backbone")))
             device = _device(self.device)
+            for adapter in (model.shared, model.base, *model.adapters.values()):
+                if adapter is not None:
+                    adapter.to(device)
             encoder = Encoder(backbone.to(device), model.spec.preprocess, model.shared, model.base, device)
             self._loaded.clear()
             self._loaded[version.number] = (model, encoder)
@@ -242,6 +245,7 @@ class Learner:
         from edge_cl.tokens import TokenCache
 
         if export is not None:
+            from edge_cl.export.bundle import BundleError
             from edge_cl.export.publication import require_vacant
 
             require_vacant(Path(export))
@@ -273,7 +277,12 @@ class Learner:
             transaction.commit(kind="learn", record=_record(report, model))
             checkpoint.discard()
         if export is not None:
-            exported = self.export(export)
+            try:
+                exported = self.export(export)
+            except EdgeClError as error:
+                kept = f"The classes are learned: version {number} of {self.store.path} is in force."
+                mend = f"{error.mend} Then: edge-cl export {export} --store {self.store.path}"
+                raise BundleError(*error.faults, kept, mend=mend.strip()) from error
             report = replace(report, export={"path": str(export), **exported})
         return report
 

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,13 @@ from edge_cl.export import graphs
 from edge_cl.export.bundle import BASE, BundleClass, Factors, FileRef, Manifest, Shape, joint_factors
 from edge_cl.export.classifier import head_tensors
 from edge_cl.export.merge import merge_adapters
-from edge_cl.export.publication import Publication
+from edge_cl.export.publication import GRAPHS, Publication
+from edge_cl.head import Head
 from edge_cl.lora import Adapter
 from edge_cl.model import Model
-from edge_cl.version import Json, canonical_json
+from edge_cl.version import Json, canonical_json, contiguous
 
-GRAPHS = 2  # raised when the graphs of the same backbone become others
+EDITION = 2  # raised when the graphs of the same backbone become others
 CLASSIFIER = "classifier.onnx"
 
 Say = Callable[[str], None]
@@ -47,6 +49,11 @@ class Snapshot:
     backbone: Backbone
     weights_sha256: str
     version: int
+
+    @cached_property
+    def head(self) -> Head:
+        """What answers."""
+        return self.model.head()
 
     @property
     def shape(self) -> Shape:
@@ -104,13 +111,13 @@ def export_bundle(
         if built:
             say("making the graphs; a new task will reuse them ...")
         backbone = graphs.prepared(snapshot.backbone, precision) if built else None
-        files = _adapter_files(snapshot.model) | _head_files(snapshot.model)
+        files = _adapter_files(snapshot.model) | _head_files(snapshot.head)
         refs = {role: publication.put(role, "safetensors", data) for role, data in files.items()}
         if backbone is not None:
             refs |= _graphs(snapshot, backbone, layout, publication)
         else:
             assert previous is not None
-            refs |= {role: previous.files[role] for role in ("weights", "prefix", "suffix") if role in previous.files}
+            refs |= {role: previous.files[role] for role in GRAPHS}
         if layout == "merged":
             refs |= _merged(snapshot, refs, precision, publication)
         manifest = _manifest(snapshot, layout, precision, recipe, refs)
@@ -124,7 +131,7 @@ def export_bundle(
 def _recipe(snapshot: Snapshot, layout: str, precision: str) -> str:
     """Name all that decides the graphs: everything but what a task changes."""
     spec, shape = snapshot.model.spec.to_json(), asdict(snapshot.shape)
-    parts: Sequence[Json] = [GRAPHS, spec, snapshot.weights_sha256, layout, precision, shape]
+    parts: Sequence[Json] = [EDITION, spec, snapshot.weights_sha256, layout, precision, shape]
     return hashlib.sha256(canonical_json(parts)).hexdigest()[:16]
 
 
@@ -157,8 +164,7 @@ def _pair(adapter: Adapter) -> dict[str, npt.NDArray[np.float32]]:
     return {"A": tensors["A"], "B": tensors["B"] * np.exp(tensors["log_mu"])[:, :, None, None]}
 
 
-def _head_files(model: Model) -> dict[str, bytes]:
-    head = model.head()
+def _head_files(head: Head) -> dict[str, bytes]:
     tensors = {
         "weight": head.discriminant.weight,
         "bias": head.discriminant.bias,
@@ -167,8 +173,8 @@ def _head_files(model: Model) -> dict[str, bytes]:
         "gain": head.precision.gain,
         "variance": np.asarray([head.precision.variance], np.float32),
     }
-    branches = {f"branch/{task}": save(dict(branch.to_numpy())) for task, branch in head.branches.items()}
-    return {"head": save(tensors)} | branches
+    branches = {f"branch/{task}": save(contiguous(branch.to_numpy())) for task, branch in head.branches.items()}
+    return {"head": save(contiguous(tensors))} | branches
 
 
 def _graphs(snapshot: Snapshot, backbone: Backbone, layout: str, publication: Publication) -> dict[str, FileRef]:
@@ -242,7 +248,7 @@ def _classifier_tensors(snapshot: Snapshot, precision: str) -> dict[str, npt.NDA
     for task, adapter in {BASE: model.base, **model.adapters}.items():
         pair = _pair(adapter) if adapter is not None else _nothing(shape)
         adapters[task] = joint_factors(pair["A"], pair["B"], shape.r)
-    return dict(head_tensors(model.head(), adapters, precision))
+    return dict(head_tensors(snapshot.head, adapters, precision))
 
 
 def _nothing(shape: Shape) -> dict[str, npt.NDArray[np.float32]]:
@@ -253,8 +259,8 @@ def _nothing(shape: Shape) -> dict[str, npt.NDArray[np.float32]]:
 
 def _classifier_there(path: Path, recipe: str) -> onnx.ModelProto | None:
     try:
-        model = onnx.load(path)
+        model = onnx.load(path) if path.is_file() else None
     except Exception:  # none, or none that can be read: it is made anew
         return None
-    facts = {entry.key: entry.value for entry in model.metadata_props}
+    facts = {entry.key: entry.value for entry in model.metadata_props} if model is not None else {}
     return model if facts.get("edge_cl.recipe") == canonical_json(recipe).decode() else None

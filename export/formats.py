@@ -28,9 +28,9 @@ def export_format(name: str) -> Callable[[Write], Write]:
 
 @export_format("onnx")
 def _onnx(snapshot: Snapshot, out: Path, layout: str | None, precision: str | None, say: Say) -> dict[str, Any]:
-    for value, known in ((layout, LAYOUTS), (precision, PRECISIONS)):
+    for what, value, known in (("layout", layout, LAYOUTS), ("precision", precision, PRECISIONS)):
         if value is not None and value not in known:
-            raise UsageError(f"Unknown layout or precision {value!r}.", mend=did_you_mean(value, list(known)))
+            raise UsageError(f"Unknown {what} {value!r}.", mend=did_you_mean(value, list(known)))
     try:
         there = read_manifest(out)
         layout, precision = layout or there.layout, precision or there.precision

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from edge_cl.durable import make_directory, replace_bytes
 from edge_cl.errors import EdgeClError
-from edge_cl.export.bundle import joint_factors
+from edge_cl.export.bundle import BundleError, joint_factors
 from edge_cl.lora import Adapter
 from edge_cl.model import Model
 
@@ -31,6 +31,7 @@ def export_peft(model: Model, out: Path) -> list[Path]:
 
     Raises:
         EdgeClError: nothing has been adapted yet.
+        BundleError: the directory cannot be written.
     """
     if model.shared is None or model.base is None:
         raise EdgeClError(
@@ -41,9 +42,12 @@ def export_peft(model: Model, out: Path) -> list[Path]:
     for name, adapter in {"base": model.base, **{f"task-{t}": a for t, a in model.adapters.items()}}.items():
         tensors = {**_factors(model.shared), **_factors(adapter)}
         folder = out / name
-        make_directory(folder)
-        replace_bytes(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
-        replace_bytes(folder / "adapter_config.json", json.dumps(_config(model, tensors), indent=2).encode())
+        try:
+            make_directory(folder)
+            replace_bytes(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+            replace_bytes(folder / "adapter_config.json", json.dumps(_config(model, tensors), indent=2).encode())
+        except OSError as error:
+            raise BundleError(f"{folder} cannot be written: {error.strerror}.", mend="Choose another place.") from error
         folders.append(folder)
     return folders
 
