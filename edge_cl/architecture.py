@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,11 @@ from torch import Tensor, nn
 from edge_cl.backbone import Backbone
 from edge_cl.errors import BackboneError, did_you_mean
 from edge_cl.preprocess import Preprocess
+
+# Arguments of `timm.create_model` itself: some name files and addresses to load from.
+_NOT_OVERRIDES = {
+    name for name, p in inspect.signature(timm.create_model).parameters.items() if p.kind is not p.VAR_KEYWORD
+}
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,11 @@ def _create(spec: BackboneSpec) -> VisionTransformer:
         raise BackboneError(
             f"timm knows no architecture {spec.name!r}.",
             mend=did_you_mean(spec.name, [*timm.list_models("*vit*"), *timm.list_models("deit*")]),
+        )
+    if foreign := sorted(_NOT_OVERRIDES & set(spec.overrides)):
+        raise BackboneError(
+            f"The specification of {spec.name} would have timm fetch or read files: {', '.join(foreign)}.",
+            mend="Take these out of its overrides: weights come from the store or bundle alone.",
         )
     try:
         vit = timm.create_model(spec.name, img_size=spec.image_size, num_classes=0, **spec.overrides)
