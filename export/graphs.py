@@ -141,7 +141,7 @@ class Classifier(_Graph):
         temper, share = own_scales[task, 0:1], own_scales[task, 1:2]
         inside = membership.T[task]
         local = ((own - own_centre[task]) @ own_weight.T + own_bias) * temper
-        local = torch.softmax(local * inside + (inside - 1) * 1e4, 1)
+        local = torch.softmax(torch.where(inside > 0, local, -1e30), 1)  # scores of 1e4 and more do occur
         mass = (posterior * inside).sum(1, keepdim=True)
         fused = posterior + share * inside * (mass * local - posterior)
         return fused, router, unknown

@@ -14,6 +14,7 @@ os.environ |= {
 import pytest
 import timm
 import torch
+from deployed import Deployed
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -49,3 +50,9 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_backbone(tiny_weights: Path) -> Backbone:
     """Those weights as a frozen backbone for 32 px, split after block 3 of 6."""
     return build(BackboneSpec(TINY, 32, 3, Preprocess(32)), read_weights(tiny_weights))
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+    """A store that knows three tasks, and its bundles, made when they are first asked for."""
+    return Deployed.make(tmp_path_factory.mktemp("deployed"))
