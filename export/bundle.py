@@ -246,11 +246,12 @@ class Bundle:
         Raises:
             BundleError: they are not.
         """
-        from safetensors.numpy import load_file
+        from safetensors import safe_open
 
         path = self.file(role)
         try:
-            found = load_file(path)
+            with safe_open(path, "numpy") as file:  # not the rest of a file of weights
+                found = {name: file.get_tensor(name) for name in set(shapes).intersection(file.keys())}
         except Exception as error:  # the reader raises its own, OSError and KeyError
             raise BundleError(f"{path} cannot be read: {error}.", mend=f"edge-cl export {self.path}") from error
         faults = []
@@ -274,6 +275,9 @@ class Bundle:
         shape = self.manifest.shape
         depth = shape.split if role == "adapter/shared" else shape.depth - shape.split
         t = self.tensors(role, {"A": (depth, 2, None, shape.width), "B": (depth, 2, shape.width, None)})
+        ranks = t["A"].shape[2], t["B"].shape[3]
+        if ranks[0] != ranks[1] or ranks[0] > shape.r:
+            raise self._fault(role, f"A and B have ranks {ranks[0]} and {ranks[1]}, and the graphs take {shape.r}")
         return joint_factors(t["A"], t["B"], shape.r)
 
     def adapters(self) -> dict[int, Factors]:
@@ -288,17 +292,14 @@ class Bundle:
         """
         if "adapter/shared" not in self.manifest.files:
             return {}
-        from safetensors import safe_open
-
-        dtype = np.float16 if self.manifest.precision == "fp16" else np.float32
+        shape, dtype = self.manifest.shape, np.float16 if self.manifest.precision == "fp16" else np.float32
         down, up = self.factors("adapter/shared")
-        merged: dict[str, npt.NDArray[np.generic]] = {}
-        with safe_open(self.file("weights"), "numpy") as weights:
-            for i in range(self.manifest.shape.split):
-                name = f"blocks.{i}.attn.qkv.weight"
-                weight = weights.get_tensor(name).astype(np.float32)
-                merged[name] = np.ascontiguousarray((weight + down[i].T @ up[i].T).astype(dtype))
-        return merged
+        names = [f"blocks.{i}.attn.qkv.weight" for i in range(shape.split)]
+        weights = self.tensors("weights", dict.fromkeys(names, (shape.width, 3 * shape.width)))
+        return {
+            name: np.ascontiguousarray((weights[name] + down[i].T @ up[i].T).astype(dtype))
+            for i, name in enumerate(names)
+        }
 
     def head(self) -> Head:
         """Return the head."""

@@ -60,7 +60,7 @@ class Snapshot:
         """The numbers of the bundle."""
         b, model = self.backbone, self.model
         every = [a for a in (model.shared, model.base, *model.adapters.values()) if a is not None]
-        r = max([model.config.r, *(a.r for a in every)])
+        r = max((a.r for a in every), default=model.config.r)
         return Shape(b.depth, b.split, b.width, b.tokens, b.summaries_per_block, r)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,7 +18,7 @@ import onnx
 from small import BACKBONE, CONFIG, IMAGE_SIZE, picture, write_looks
 
 from edge_cl.backbone import Backbone
-from edge_cl.export import exporter, graphs
+from edge_cl.export import graphs
 from edge_cl.export.exporter import Exported, Snapshot, export_bundle
 from edge_cl.learner import Learner
 from edge_cl.preprocess import Preprocess
@@ -26,7 +28,8 @@ TASKS = ({"b": 0, "d": 5}, {"a": 9, "c": 14, "e": 2}, {"f": 11, "g": 16})
 LOOK = {name: look for task in TASKS for name, look in task.items()}
 TINY: dict[str, Any] = {"depth": 3}  # what makes timm's model of six blocks smaller
 SOFT = 2000.0  # temperature
-PREFIX_GRAPH = graphs.prefix_graph
+MAKERS = {"prefix_graph": graphs.prefix_graph, "suffix_graph": graphs.suffix_graph}
+MADE: dict[Any, onnx.ModelProto] = {}  # graphs, by all that decides them
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -66,16 +69,28 @@ def snapshot(learner: Learner, number: int | None = None) -> Snapshot:
 
 
 @contextmanager
-def no_classifier() -> Iterator[None]:
-    """Leave `classifier.onnx` out: its graph takes seconds."""
-    with mock.patch.object(exporter, "_write_classifier"):
+def graphs_once() -> Iterator[None]:
+    """Make a graph of the same weights and sizes once in a run of the tests: torch takes seconds for each."""
+
+    def once(name: str, backbone: Backbone, size: Preprocess | int | None) -> onnx.ModelProto:
+        digest = hashlib.sha256(repr(backbone.vit).encode())
+        for value in backbone.vit.state_dict().values():
+            digest.update(value.numpy().tobytes())
+        key = (name, digest.digest(), backbone.split, size)
+        if key not in MADE:
+            MADE[key] = MAKERS[name](backbone, size)  # type: ignore[operator]
+        return MADE[key]
+
+    with ExitStack() as stack:
+        for name in MAKERS:
+            stack.enter_context(mock.patch.object(graphs, name, partial(once, name)))
         yield
 
 
 def export(taken: Snapshot, out: Path, layout: str = "shared", precision: str = "fp32") -> Exported:
     """Export all of a bundle but `classifier.onnx`."""
-    with no_classifier():
-        return export_bundle(taken, out, layout=layout, precision=precision)
+    with graphs_once():
+        return export_bundle(taken, out, layout=layout, precision=precision, classifier=False)
 
 
 @dataclass
@@ -84,7 +99,6 @@ class Deployed:
 
     root: Path
     made: dict[tuple[str, str], Exported] = field(default_factory=dict)
-    prefixes: dict[str, onnx.ModelProto] = field(default_factory=dict)
 
     @classmethod
     def make(cls, root: Path) -> Deployed:
@@ -94,8 +108,7 @@ class Deployed:
         """
         learner = learner_on(root, **TINY)
         for i, looks in enumerate(TASKS):
-            config = replace(CONFIG, r=4)
-            learner.learn(write_looks(root / f"pictures {i}", looks, 12), config, task=f"task {i}")
+            learner.learn(write_looks(root / f"pictures {i}", looks, 12), CONFIG, task=f"task {i}")
         model = learner.load()[0]
         assert set(model.adapters) == {1, 2}
         branches = {t: replace(b, temperature=SOFT, weight=0.5) for t, b in model.branches.items()}
@@ -117,20 +130,12 @@ class Deployed:
         if key not in self.made:
             taken = snapshot(self.learner())
             if key == ("shared", "fp32"):
-                with mock.patch.object(graphs, "prefix_graph", self._prefix_graph):
+                with graphs_once():
                     self.made[key] = export_bundle(taken, out)
             else:
                 shutil.copytree(self.bundle(), out)
-                with mock.patch.object(graphs, "prefix_graph", self._prefix_graph):
-                    self.made[key] = export(taken, out, layout, precision)
+                self.made[key] = export(taken, out, layout, precision)
         return out
-
-    def _prefix_graph(self, backbone: Backbone, preprocess: Preprocess) -> onnx.ModelProto:
-        """Make what both layouts share once."""
-        dtype = str(next(backbone.parameters()).dtype)
-        if dtype not in self.prefixes:
-            self.prefixes[dtype] = PREFIX_GRAPH(backbone, preprocess)
-        return self.prefixes[dtype]
 
     def copy(self, path: Path, layout: str = "shared", precision: str = "fp32") -> Path:
         """Return a copy of a bundle."""

@@ -1,0 +1,92 @@
+"""`edge-cl export` and `edge-cl learn --export`: one JSON object, what is refused before any work, and what is kept."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deployed import LOOK, Deployed, frames, graphs_once
+from forgeries import state
+from small import Run, edge_cl, write_looks
+
+from edge_cl.export.exporter import CLASSIFIER
+from edge_cl.export.publication import LOCK
+from edge_cl.learner import Learner
+from edge_cl.runtime import Classifier
+
+
+@pytest.fixture
+def store(deployed: Deployed, tmp_path: Path) -> Path:
+    return deployed.learner(tmp_path / "store").store.path
+
+
+def learn(store: Path, *options: object) -> Run:
+    folder = write_looks(store.parent / "new", {"h": 7, "i": 3}, 6)
+    with graphs_once():
+        return edge_cl("learn", "--new-classes", folder, "--method", "prototype", "--store", store, *options)
+
+
+def flat(run: Run) -> str:
+    return " ".join(run.err.split())
+
+
+def test_json_of_export(deployed: Deployed, store: Path, tmp_path: Path) -> None:
+    out = deployed.copy(tmp_path / "bundle")
+    value: dict[str, Any] = edge_cl("export", out, "--store", store, "--json").json
+    assert value.pop("seconds") > 0
+    assert value.pop("written_bytes") == (out / "manifest.json").stat().st_size
+    expected = {"path": str(out), "format": "onnx", "version": 4, "layout": "shared", "precision": "fp32"}
+    assert value == {**expected, "graphs_built": False}
+    run = edge_cl("export", out, "--store", store)
+    assert (run.code, run.out) == (0, "")
+    assert f"Version 4 is at {out}: " in flat(run)
+
+
+def test_learn_updates_a_bundle(deployed: Deployed, store: Path, tmp_path: Path) -> None:
+    out = deployed.copy(tmp_path / "bundle")
+    classifier = Classifier(out)
+    value = learn(store, "--export", out, "--json").json
+    assert value["version"] == value["export"]["version"] == 5
+    assert value["export"]["path"] == str(out)
+    assert value["export"]["graphs_built"] is False
+    assert {"layout", "precision", "seconds", "written_bytes"} <= set(value["export"])
+    assert classifier.reload()
+    assert classifier.version == 5
+    assert classifier.classes == [*LOOK, "h", "i"]
+    names = ["b", "a", "f"]
+    assert [p.label for p in classifier.predict(frames(*names))] == names
+    assert (out / CLASSIFIER).stat().st_mtime_ns > (deployed.bundle() / CLASSIFIER).stat().st_mtime_ns
+
+
+def test_learn_without_export(store: Path) -> None:
+    assert learn(store, "--json").json["export"] is None
+
+
+def test_a_foreign_directory_stops_the_learn_before_it_begins(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("x")
+    before = state(out)
+    run = learn(store, "--export", out, "--json")
+    assert (run.code, run.out) == (1, "")
+    assert "holds other files and is no bundle. Name a new directory, or a bundle to bring up to date." in flat(run)
+    assert "statistics" not in run.err  # no stage was begun
+    assert Learner.open(store).store.head.number == 4
+    assert state(out) == before
+
+
+def test_a_bundle_that_cannot_be_written_after_the_learn(deployed: Deployed, store: Path, tmp_path: Path) -> None:
+    """The classes are learned, and the message says so, and how to go on."""
+    out = deployed.copy(tmp_path / "bundle")
+    with (out / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run = learn(store, "--export", out, "--json")
+    assert (run.code, run.out) == (1, "")
+    assert "Another process is writing the bundle" in flat(run)
+    assert f"The classes are learned: version 5 of {store} is in force." in flat(run)
+    assert f"edge-cl export {out} --store {store}" in flat(run)
+    assert Learner.open(store).store.head.number == 5
+    assert Classifier(out).version == 4
+    assert edge_cl("export", out, "--store", store, "--json").json["version"] == 5
