@@ -424,7 +424,7 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New directory, or a bundle to bring up to date.")],
     store: StoreOption = DEFAULT_STORE,
     layout: Annotated[str | None, typer.Option("--layout", help="shared (default) or merged.")] = None,
-    format: Annotated[str, typer.Option("--format", help="onnx, tensorrt or peft.")] = "onnx",
+    format: Annotated[str | None, typer.Option("--format", help="onnx (default), tensorrt or peft.")] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="fp32 (default) or fp16.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -433,10 +433,10 @@ def export(
 
     learner = Learner.open(store, device="cpu")
     done = learner.export(out, layout=layout, format=format, precision=precision, say=say)
-    value = {"path": str(out), "format": format, **done}
+    value = {"path": str(out), **done}
 
     def show() -> None:
-        if format == "peft":
+        if "folders" in value:
             say(f"Version {value['version']} is at {out}: {', '.join(Path(f).name for f in value['folders'])}.")
             return
         megabytes = value["written_bytes"] / 1e6

@@ -291,7 +291,7 @@ class Learner:
         out: str | Path,
         *,
         layout: str | None = None,
-        format: str = "onnx",
+        format: str | None = None,
         precision: str | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> dict[str, Any]:
@@ -300,20 +300,24 @@ class Learner:
         Args:
             out: directory; new, empty, or a bundle.
             layout: "shared" or "merged"; a bundle that is there keeps its own, a new one is shared.
-            format: "onnx", or "peft" for adapters that PEFT loads.
+            format: "onnx"; "tensorrt", which adds engines for this board; or "peft" for adapters that PEFT loads. Not
+                given: "onnx", and the engines too where the bundle that is there has some.
             precision: "fp32" or "fp16"; a bundle that is there keeps its own, a new one has fp32.
             say: told of every long step.
 
         Returns:
-            version, layout, precision, seconds, written_bytes, graphs_built; for PEFT: version, folders.
+            format, version, layout, precision, seconds, written_bytes, graphs_built; for TensorRT also engines; for
+            PEFT format, version, folders.
 
         Raises:
             UsageError: an unknown layout, format or precision.
             BundleError: `out` holds something else, or cannot be written.
+            EngineError: TensorRT is missing, or an engine cannot be made.
             EdgeClError: nothing has been learned yet.
         """
-        from edge_cl.export.formats import FORMATS
+        from edge_cl.export.formats import FORMATS, format_of
 
+        format = format or format_of(Path(out))
         if format not in FORMATS:
             raise UsageError(f"Unknown format {format!r}.", mend=did_you_mean(format, list(FORMATS)))
         return FORMATS[format](self.snapshot(), Path(out), layout, precision, say)

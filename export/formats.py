@@ -38,6 +38,7 @@ def _onnx(snapshot: Snapshot, out: Path, layout: str | None, precision: str | No
         layout, precision = layout or "shared", precision or "fp32"
     done = export_bundle(snapshot, out, layout=layout, precision=precision, say=say)
     return {
+        "format": "onnx",
         "version": snapshot.version,
         "layout": layout,
         "precision": precision,
@@ -47,9 +48,29 @@ def _onnx(snapshot: Snapshot, out: Path, layout: str | None, precision: str | No
     }
 
 
+@export_format("tensorrt")
+def _tensorrt(snapshot: Snapshot, out: Path, layout: str | None, precision: str | None, say: Say) -> dict[str, Any]:
+    from edge_cl.export.bundle import Bundle
+    from edge_cl.export.compiler import TensorRTCompiler
+    from edge_cl.export.engines import prepare_engines
+
+    compiler = TensorRTCompiler()  # says what is missing before anything is written
+    done = _onnx(snapshot, out, layout, precision, say)
+    engines = prepare_engines(Bundle.open(out), compiler, say=say)
+    made = {name: {**vars(engine), "path": str(engine.path)} for name, engine in engines.items()}
+    return {**done, "format": "tensorrt", "engines": made}
+
+
+def format_of(out: Path) -> str:
+    """Return the format that brings a bundle up to date: with its engines, where it has some."""
+    from edge_cl.export.engines import ENGINES
+
+    return "tensorrt" if (out / ENGINES).is_dir() else "onnx"
+
+
 @export_format("peft")
 def _peft(snapshot: Snapshot, out: Path, layout: str | None, precision: str | None, say: Say) -> dict[str, Any]:
     if layout is not None or precision is not None:
         raise UsageError("PEFT's format has no layout or precision.", mend="Leave out --layout and --precision.")
     folders = export_peft(snapshot.model, out)
-    return {"version": snapshot.version, "folders": [str(folder) for folder in folders]}
+    return {"format": "peft", "version": snapshot.version, "folders": [str(folder) for folder in folders]}

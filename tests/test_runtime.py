@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from PIL import Image
 from small import CONFIG, IMAGE_SIZE, picture, write_looks
 
 from edge_cl.decoded import decode
-from edge_cl.errors import UsageError
+from edge_cl.errors import EngineError, UsageError
 from edge_cl.export.bundle import BundleError, read_manifest
 from edge_cl.pictures import read_unlabelled
 from edge_cl.runtime import Classifier
@@ -317,3 +318,27 @@ def test_a_process_that_answers_loads_no_torch(deployed: Deployed, tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["c False", "[]"]
     assert done.stderr == ""
+
+
+# -- engines --------------------------------------------------------------
+
+
+def test_without_tensorrt_a_bundle_with_engines_is_run_by_onnx_runtime(deployed: Deployed, tmp_path: Path) -> None:
+    path = shutil.copytree(deployed.bundle("shared", "fp32"), tmp_path / "bundle")
+    (path / "engines").mkdir()
+    (path / "engines" / "prefix.json").write_text("{}")
+    if find_spec("tensorrt") is not None:
+        pytest.skip("TensorRT is installed here")
+    assert Classifier(path, threads=1).backend == "onnxruntime"
+    with pytest.raises(
+        EngineError, match=r"The Python module tensorrt cannot be imported(?s:.*)--system-site-packages"
+    ):
+        Classifier(path, backend="tensorrt")
+
+
+def test_export_of_engines_says_what_is_missing_before_it_writes(deployed: Deployed, tmp_path: Path) -> None:
+    if find_spec("tensorrt") is not None:
+        pytest.skip("TensorRT is installed here")
+    with pytest.raises(EngineError, match="tensorrt"):
+        deployed.learner().export(tmp_path / "out", format="tensorrt")
+    assert not (tmp_path / "out").exists()

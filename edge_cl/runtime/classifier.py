@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, overload
 
@@ -46,6 +47,20 @@ def _torch(bundle: Bundle, threads: int | None, previous: Any) -> Any:
     return torch_backend(bundle)
 
 
+@backend("tensorrt")
+def _tensorrt(bundle: Bundle, threads: int | None, previous: Any) -> Any:
+    from edge_cl.runtime.tensorrt_bundle import tensorrt_backend
+
+    del threads
+    return tensorrt_backend(bundle, previous=previous)
+
+
+def automatic(path: Path) -> str:
+    """Choose a backend: TensorRT for a bundle that has engines, where TensorRT is installed; else ONNX Runtime."""
+    engines = any((path / "engines").glob("*.json"))
+    return "tensorrt" if engines and find_spec("tensorrt") and find_spec("pycuda") else "onnxruntime"
+
+
 @dataclass(frozen=True)
 class _Loaded:
     """One version of a bundle, ready to answer; never changed."""
@@ -62,12 +77,13 @@ class Classifier:
 
     Args:
         path: directory of the bundle.
-        backend: "auto", or one of `BACKENDS`.
+        backend: "auto" (see `automatic`), or one of `BACKENDS`.
         threads: CPU threads, for ONNX Runtime.
         rule: how task branches are combined, one of `recognition.RULES`.
 
     Raises:
         BundleError: there is no bundle, or it is damaged, altered, or of another format.
+        EngineError: its engines cannot be run here.
         UsageError: unknown backend or rule.
     """
 
@@ -79,7 +95,7 @@ class Classifier:
         if rule not in RULES:
             raise UsageError(f"Unknown rule {rule!r}.", mend=did_you_mean(rule, list(RULES)))
         self.path = Path(path)
-        self.backend = "onnxruntime" if backend == "auto" else backend
+        self.backend = automatic(self.path) if backend == "auto" else backend
         self._threads, self._rule = threads, rule
         self._loading = threading.Lock()
         self._loaded = self._load(None)
