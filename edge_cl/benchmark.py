@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 BASELINE = "joint"  # as published, answers included
-ARMS: Mapping[str, Sequence[str]] = {BASELINE: ("--schedule", "joint", "--shared-update", "distil"), "edge-cl": ()}
+ARMS: Mapping[str, Sequence[str]] = {
+    BASELINE: ("--schedule", "joint", "--shared-update", "distil", "--micro-batch", "32"),  # a whole batch at once
+    "edge-cl": (),
+}
 RULES = {BASELINE: "published", "edge-cl": "routed"}
 
 

@@ -115,6 +115,10 @@ def learn(
         float | None,
         typer.Option("--memory", metavar="SIZE", parser=megabytes, help="Most that the process may take: 800MB, 2GB."),
     ] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option("--micro-batch", min=1, help="Most pictures that training takes at once; fewer need less memory."),
+    ] = None,
     export: Annotated[
         Path | None, typer.Option("--export", metavar="OUT", help="Bundle to make, or to bring up to date, at the end.")
     ] = None,
@@ -145,6 +149,7 @@ def learn(
         max_forgetting=max_forgetting,
         time_s=time_budget,
         memory_mb=memory_budget or base.memory_mb,
+        micro_batch=micro_batch or base.micro_batch,
     )
     if Store.exists(store):
         learner = Learner.open(store, device=device)
