@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from itertools import product
@@ -18,6 +19,7 @@ from deployed import LOOK, Deployed, export, frames, learner_on, posterior, snap
 from PIL import Image
 from small import CONFIG, IMAGE_SIZE, picture, write_looks
 
+from edge_cl.backbone import Backbone
 from edge_cl.decoded import decode
 from edge_cl.errors import EngineError, UsageError
 from edge_cl.export.bundle import BundleError, read_manifest
@@ -87,7 +89,7 @@ def test_other_rules(deployed: Deployed, pixels: Any, rule: str) -> None:
 
 @pytest.mark.parametrize("ending", ["png", "jpg"])
 def test_preprocessing_is_the_trainings(deployed: Deployed, tmp_path: Path, ending: str) -> None:
-    """Largest pixel difference: 0. (A JPEG of more than twice the input's size is decoded smaller in training.)"""
+    """Largest pixel difference: 0. (Of a JPEG of four times the input's size, which training decodes reduced: 3.)"""
     classifier, seen = Classifier(deployed.bundle()), []
     for i, (width, height) in enumerate(((63, 40), (33, 61), (32, 32), (50, 50))):
         image = picture(i, 3, 64).crop((0, 0, width, height))
@@ -264,6 +266,27 @@ def test_threads_predict_while_another_reloads(deployed: Deployed, tmp_path: Pat
     seen = set.union(*(r.result() for r in running))
     assert "f" in seen
     assert len(seen) == 2
+
+
+def test_torch_runs_one_call_at_a_time(deployed: Deployed, monkeypatch: Any) -> None:
+    """Adapters are put in force inside the one backbone: a second thread in there would get the first one's."""
+    classifier = Classifier(deployed.bundle(), backend="torch")
+    run_blocks, inside, most = Backbone.run_blocks, [0], [0]
+
+    def slow(self: Any, *arguments: Any) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.005)
+        result = run_blocks(self, *arguments)
+        inside[0] -= 1
+        return result
+
+    monkeypatch.setattr(Backbone, "run_blocks", slow)
+    names = ["a", "f"] * 4
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(classifier.predict, frames(*names)))
+    assert [p.label for p in found] == names
+    assert most == [1]
 
 
 def test_sessions_outlive_updates(deployed: Deployed, tmp_path: Path) -> None:
