@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import stat
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ BASE = -1  # stands for the base branch among task numbers
 _FILE = re.compile(r"[a-z][a-z0-9-]*-[0-9a-f]{16}\.(onnx|safetensors)", re.ASCII)
 _PARTIAL = re.compile(rf"\.{_FILE.pattern}\.tmp", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
-READS = 5  # tries to open a bundle that is being updated
+PATIENCE_S = 10.0  # for updates that sweep files away faster than they can be loaded
 
 Tensors = Mapping[str, npt.NDArray[np.generic]]
 Factors = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -216,18 +217,17 @@ class Bundle:
             BundleError: there is none, or it is damaged, altered, or of another format.
         """
         root = Path(path)
-        manifest, faults = read_manifest(root), [""]
         verified = set(known.manifest.files.values()) if known else set()
-        for _ in range(READS):
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            published, manifest = publication_of(root), read_manifest(root)
             found = {ref: file_fault(root, ref) for ref in manifest.files.values() if ref not in verified}
             faults = [fault for fault in found.values() if fault]
-            verified |= {ref for ref, fault in found.items() if not fault}  # the next try is the faster for them
             if not faults:
                 return cls(root, manifest)
-            latest = read_manifest(root)
-            if latest == manifest:
+            if publication_of(root) == published or time.monotonic() > deadline:
                 break
-            manifest = latest  # an update swept its files away meanwhile
+            verified |= {ref for ref, fault in found.items() if not fault}  # the next try is the faster for them
         raise BundleError(*faults, mend=f"Export it again: edge-cl export {root}")
 
     def file(self, role: str) -> Path:
@@ -384,6 +384,15 @@ def read_manifest(root: Path) -> Manifest:
             f"{path} is no manifest that can be used: {why}.",
             mend=f"Export it again with this edge-cl: edge-cl export {root}",
         ) from error
+
+
+def publication_of(root: Path) -> tuple[int, int]:
+    """Return what tells one writing of a manifest from every other, those of the same content included."""
+    try:
+        status = (root / MANIFEST).stat()
+    except OSError:
+        return 0, 0
+    return status.st_ino, status.st_mtime_ns
 
 
 def is_bundle_file(name: str) -> bool:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edge_cl.export.bundle import Manifest
 
 MOST = {"depth": 256, "split": 255, "width": 1 << 14, "tokens": 1 << 16, "summaries": 2, "r": 1 << 10}
+FACTORS = 1 << 26  # depth times width times r: adapters filled up to the largest rank have twelve times as many
 SIDE_PX = 1 << 12  # of the input
 IDS = 1 << 24  # class ids stay exact as single-precision numbers
 REQUIRED = ("head", "prefix", "suffix", "weights")
@@ -35,7 +36,9 @@ def _shape_faults(manifest: Manifest) -> list[str]:
     shape = manifest.shape
     sizes = vars(shape)
     whole = all(type(n) is int and 0 < n <= MOST[name] for name, n in sizes.items())
-    return [] if whole and shape.split < shape.depth and shape.r <= shape.width else [f"says a shape of {sizes}"]
+    whole = whole and shape.split < shape.depth and shape.r <= shape.width
+    few = whole and shape.depth * shape.width * shape.r <= FACTORS
+    return [] if few else [f"says a shape of {sizes}"]
 
 
 def _class_faults(manifest: Manifest) -> list[str]:

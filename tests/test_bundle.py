@@ -62,6 +62,10 @@ MANIFESTS: dict[str, tuple[Damage, str]] = {
     "negative shape": (say("shape", "width", value=-64), NO_USE + "it says a shape of {"),
     "huge shape": (say("shape", "depth", value=1 << 40), NO_USE + "it says a shape of {"),
     "huge rank": (say("shape", "r", value=1 << 19), NO_USE + "it says a shape of {"),
+    "factors beyond memory": (
+        say("shape", value={**SHAPE, "depth": 200, "width": 9000, "r": 900}),
+        NO_USE + "it says a shape of {",
+    ),
     "fraction in the shape": (say("shape", "width", value=64.5), NO_USE + "it says a shape of {"),
     "all blocks in the prefix": (say("shape", "split", value=3), NO_USE + "it says a shape of {"),
     "no shape": (say("shape", value={}), NO_USE + "Shape.__init__() missing 6 required"),
@@ -143,8 +147,8 @@ FORGED: dict[str, tuple[Damage, str]] = {
     "graph with weights outside": (forge("suffix", outside("../secret.bin")), "External data path escapes model dir"),
     "graph with weights at a path": (forge("suffix", outside("/etc/passwd")), "Absolute path not allowed"),
     "graph with weights of a device": (forge("suffix", outside("/dev/zero")), "Absolute path not allowed"),
-    "shape of another rank": (say("shape", "r", value=9), " takes {'tokens': (None, 5, 64), 'lora_down': (2, 20, 64)"),
-    "shape of more tokens": (say("shape", "tokens", value=50), " takes {'tokens': (None, 5, 64), "),
+    "shape of another rank": (say("shape", "r", value=11), " takes {'tokens': (None, 5, 64), 'lora_down': (2, 20, 64)"),
+    "shape of more tokens": (say("shape", "tokens", value=50), " gives {'tokens': (None, 5, 64), "),
     "no class": (say("classes", value=[]), ""),
 }
 

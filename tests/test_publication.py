@@ -24,7 +24,6 @@ from edge_cl.export.bundle import MANIFEST, Bundle, BundleError, is_bundle_file,
 from edge_cl.export.exporter import CLASSIFIER
 from edge_cl.export.publication import LOCK, Publication, require_vacant
 from edge_cl.runtime import Classifier
-from edge_cl.runtime.onnx import OnnxBackend
 
 # -- whose directory it is ----------------------------------------------
 
@@ -204,7 +203,6 @@ READER = """
 import json, select, sys
 import numpy as np
 from edge_cl.runtime import Classifier
-from edge_cl.runtime.onnx import OnnxBackend
 path, batch, expected = sys.argv[1], np.load(sys.argv[2]), json.loads(sys.argv[3])
 kept, seen, reads = Classifier(path, threads=1), set(), 0
 while not select.select([sys.stdin], [], [], 0)[0]:
@@ -304,22 +302,33 @@ def test_a_first_export_that_dies_is_finished_by_the_next(deployed: Deployed, tm
         out.rmdir()
 
 
-def test_a_reader_slower_than_updates(deployed: Deployed, tmp_path: Path, monkeypatch: Any) -> None:
-    """Two updates between a reader's look at the manifest and its files sweep those away: it looks again."""
+@pytest.mark.parametrize("back", [False, True], ids=["another version", "the same version again"])
+def test_a_reader_slower_than_updates(deployed: Deployed, tmp_path: Path, monkeypatch: Any, back: bool) -> None:
+    """Two updates between a reader's look at the manifest and its files sweep those away: it looks again.
+
+    A rollback may have put the very same manifest in force by then, which is no sign of damage either.
+    """
     out, learner = deployed.copy(tmp_path / "out"), deployed.learner()
-    snapshots = {n: snapshot(learner, n) for n in VERSIONS}
+    snapshots = {n: snapshot(learner, n) for n in (*VERSIONS, 4)}
     overtaken: list[int] = []
-    load = OnnxBackend._load
+    head = Bundle.head
 
-    def slow_load(self: Any, role: str, overrides: Any) -> Any:
-        if role == "prefix" and len(overtaken) < 4:
-            overtaken.append(self._bundle.manifest.version)
-            for number in [n for n in VERSIONS if n != overtaken[-1]][-2:]:
+    def slow_head(self: Bundle) -> Any:
+        version = self.manifest.version
+        if len(overtaken) < 4:
+            overtaken.append(version)
+            for number in [*[n for n in VERSIONS if n != version][-2:], *([version] if back else [])]:
                 export(snapshots[number], out)
-        return load(self, role, overrides)
+            if back:  # at the moment that its files are away
+                (out / self.manifest.files["head"].name).rename(out / "away")
+                try:
+                    return head(self)
+                finally:
+                    (out / "away").rename(out / self.manifest.files["head"].name)
+        return head(self)
 
-    monkeypatch.setattr(OnnxBackend, "_load", slow_load)
+    monkeypatch.setattr(Bundle, "head", slow_head)
     classifier = Classifier(out)
-    assert overtaken == [4, 3, 2, 3]
-    assert classifier.version == 2
+    assert overtaken == ([4] * 4 if back else [4, 3, 2, 3])
+    assert classifier.version == (4 if back else 2)
     assert [p.label for p in classifier.predict(frames("b", "a"))] == ["b", "a"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from edge_cl.errors import UsageError, did_you_mean
-from edge_cl.export.bundle import READS, Bundle, BundleError, read_manifest
+from edge_cl.export.bundle import PATIENCE_S, Bundle, BundleError, publication_of, read_manifest
 from edge_cl.recognition import RULES, Prediction, Recogniser
 
 Frame = npt.NDArray[np.uint8]
@@ -154,14 +155,14 @@ class Classifier:
             return True
 
     def _load(self, before: _Loaded | None) -> _Loaded:
-        for _ in range(READS):
-            manifest = read_manifest(self.path)
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            published = publication_of(self.path)
             try:
                 return self._load_once(before)
             except BundleError:
-                if read_manifest(self.path) == manifest:
-                    raise
-        return self._load_once(before)  # updates swept files away between their check and their use, every time
+                if publication_of(self.path) == published or time.monotonic() > deadline:
+                    raise  # else updates have swept files away between their check and their use
 
     def _load_once(self, before: _Loaded | None) -> _Loaded:
         bundle = Bundle.open(self.path, known=before.bundle if before else None)
@@ -170,8 +171,9 @@ class Classifier:
             raise BundleError(
                 f"{self.path} knows no class yet.", mend=f"edge-cl learn --new-classes DIR --export {self.path}"
             )
+        head = bundle.head()  # first what an update changes, then the graphs, which take longer
         made = BACKENDS[self.backend](bundle, self._threads, before.recogniser.backend if before else None)
-        return _Loaded(bundle, Recogniser(made, bundle.head(), names, self._rule))
+        return _Loaded(bundle, Recogniser(made, head, names, self._rule))
 
 
 def _centre(recogniser: Recogniser, frame: Frame) -> Frame:

@@ -40,8 +40,6 @@ class OnnxBackend:
         self._shape = manifest.shape
         self._sessions: dict[tuple[str, ...], Any] = dict(previous._sessions) if previous else {}
         self._used: set[tuple[str, ...]] = set()
-        if manifest.layout == "shared":
-            self._session("suffix")  # refuses a wrong shape before tensors are made of it
         dtype = np.float16 if manifest.precision == "fp16" else np.float32
         self._feeds = {task: _feed(factors, dtype) for task, factors in bundle.adapters().items()}
         if manifest.layout == "shared":
