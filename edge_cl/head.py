@@ -159,13 +159,21 @@ class Head:
 
     def base_posterior(self, features: Array) -> Array:
         """Return class probabilities by the base branch, (n, F) to (n, C)."""
-        return softmax(self.discriminant.scores(features) / np.float32(self.temperature))
+        return self.posterior_of(self.discriminant.scores(features))
 
-    def distance(self, features: Array) -> Array:
-        """Return the squared Mahalanobis distance to the nearest class mean, (n, F) to (n,)."""
-        offset = features - self.discriminant.centre
-        nearest = (offset @ self.discriminant.weight.T + self.discriminant.bias).max(1)
-        result: Array = self.precision.square(offset) - 2 * nearest
+    def posterior_of(self, scores: Array) -> Array:
+        """Return class probabilities of the discriminant's scores, (n, C) both."""
+        return softmax(scores / np.float32(self.temperature))
+
+    def distance(self, features: Array, scores: Array | None = None) -> Array:
+        """Return the squared Mahalanobis distance to the nearest class mean, (n, F) to (n,).
+
+        Args:
+            features: (n, F).
+            scores: the discriminant's of them, (n, C), where they are at hand.
+        """
+        scores = self.discriminant.scores(features) if scores is None else scores
+        result: Array = self.precision.square(features - self.discriminant.centre) - 2 * scores.max(1)
         return result
 
     def route(self, posterior: Array) -> list[list[int]]:

@@ -59,11 +59,13 @@ class Recogniser:
         """Yield class probabilities (B, C) of pictures (S, S, 3) and whether each is unknown (B,), batch by batch."""
         for start in range(0, len(pixels), BATCH_SIZE):
             encoding = self.backend.encode(np.stack(pixels[start : start + BATCH_SIZE]))
-            yield self.posterior(encoding), self.head.distance(encoding.features) > self.head.threshold
+            scores = self.head.discriminant.scores(encoding.features)
+            unknown = self.head.distance(encoding.features, scores) > self.head.threshold
+            yield RULES[self.rule](self, encoding, self.head.posterior_of(scores)), unknown
 
     def posterior(self, encoding: Encoding) -> Array:
         """Return class probabilities of an encoded batch under the rule in force, (B, C)."""
-        return RULES[self.rule](self, encoding)
+        return RULES[self.rule](self, encoding, self.head.base_posterior(encoding.features))
 
     def _prediction(self, posterior: Array, unknown: bool, top: int) -> Prediction:
         order = np.argsort(-posterior, kind="stable")[:top]
@@ -71,18 +73,19 @@ class Recogniser:
         return Prediction(best[0][0], best[0][1], unknown, best)
 
 
-Rule = Callable[[Recogniser, Encoding], Array]
+Rule = Callable[[Recogniser, Encoding, Array], Array]
+"""Given an encoded batch and its class probabilities by the base branch, (B, C): the probabilities of the answer."""
 
 
-def base(recogniser: Recogniser, encoding: Encoding) -> Array:
+def base(recogniser: Recogniser, encoding: Encoding, posterior: Array) -> Array:
     """Answer by the base branch alone: one backbone pass."""
-    return recogniser.head.base_posterior(encoding.features)
+    del recogniser, encoding
+    return posterior
 
 
-def routed(recogniser: Recogniser, encoding: Encoding) -> Array:
+def routed(recogniser: Recogniser, encoding: Encoding, posterior: Array) -> Array:
     """Let the base branch choose the task and that task's branch share in the answer."""
-    head = recogniser.head
-    posterior = head.base_posterior(encoding.features)
+    head, posterior = recogniser.head, posterior.copy()
     routes = head.route(posterior)
     for task in sorted({task for route in routes for task in route}):
         rows = [i for i, route in enumerate(routes) if task in route]
@@ -91,8 +94,9 @@ def routed(recogniser: Recogniser, encoding: Encoding) -> Array:
     return posterior
 
 
-def published(recogniser: Recogniser, encoding: Encoding) -> Array:
+def published(recogniser: Recogniser, encoding: Encoding, posterior: Array) -> Array:
     """Run every task branch and take the largest cosine to a prototype (CL-LoRA, eq. 14)."""
+    del posterior
     head = recogniser.head
     scores = np.full((len(encoding.features), len(head.classes)), -1.0, np.float32)
     for task, branch in head.branches.items():

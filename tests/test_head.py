@@ -213,7 +213,7 @@ def test_published_rule_by_hand(recogniser: Recogniser) -> None:
         ):
             norms = np.linalg.norm(last, axis=1) * np.linalg.norm(prototype)
             cosines[:, column] = last @ prototype / norms
-    posterior = RULES["published"](recogniser, recogniser.backend.encoder.encode(PICTURES))
+    posterior = replace(recogniser, rule="published").posterior(recogniser.backend.encode(PICTURES))
     expected = np.exp(16 * cosines) / np.exp(16 * cosines).sum(1, keepdims=True)
     np.testing.assert_allclose(posterior, expected, atol=1e-4)
 
@@ -221,7 +221,7 @@ def test_published_rule_by_hand(recogniser: Recogniser) -> None:
 @torch.no_grad()
 def test_published_rule_gives_classes_without_a_branch_the_least_score(recogniser: Recogniser) -> None:
     only = replace(recogniser, head=replace(recogniser.head, branches={0: recogniser.head.branches[0]}))
-    scores = np.log(RULES["published"](only, only.backend.encode(PICTURES))) / 16
+    scores = np.log(replace(only, rule="published").posterior(only.backend.encode(PICTURES))) / 16
     np.testing.assert_allclose(scores[:, 2:] - scores[:, 2:3], 0, atol=1e-5)
     assert (scores[:, :2] > scores[:, 2:3]).all()
 
@@ -258,7 +258,7 @@ def test_branches_are_run_no_more_than_needed(
 
     monkeypatch.setattr(Encoder, "branch", branch)
     encoding = recogniser.backend.encoder.encode(PICTURES)
-    posterior = RULES[rule](recogniser, encoding)
+    posterior = replace(recogniser, rule=rule).posterior(encoding)
     np.testing.assert_allclose(posterior.sum(1), 1, rtol=1e-5)
     assert len(seen) == passes
     if rule == "routed":
