@@ -1,0 +1,57 @@
+"""The benchmark of answering: every way is measured beside the bare backbone, and really answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from deployed import Deployed, graphs_once
+from PIL import Image
+from small import edge_cl
+
+from edge_cl.latency import BARE, with_tasks
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_tasks_are_repeated_each_with_a_branch_that_is_asked(deployed: Deployed, count: int) -> None:
+    model = deployed.learner().snapshot().model
+    grown = with_tasks(model, count)
+    assert sorted(grown.task_names) == sorted(grown.branches) == sorted(grown.adapters) == list(range(count))
+    assert [c.id for c in grown.classes] == list(range(len(grown.classes))) and len(grown.statistics) == len(
+        grown.classes
+    )
+    head, rows = grown.head(), grown.statistics.means
+    routes = head.route(head.base_posterior(rows))
+    assert all(len(route) == 1 for route in routes)  # every picture goes to a branch: the dearest case
+
+
+def test_the_command_measures_every_way(deployed: Deployed, tmp_path: Path) -> None:
+    store, out = deployed.learner().store.path, tmp_path / "out"
+    command = ("benchmark", "predict", "--store", store, "--tasks", "1,3", "--rounds", 3, "--output", out, "--json")
+    with graphs_once():
+        done = edge_cl(*command)
+    rows = done.json["rows"]
+    assert json.loads((out / "summary.json").read_text())["rows"] == rows
+    assert rows[0]["arm"] == BARE and rows[0]["ratio"] == 1.0
+    ways = [(row["tasks"], row["layout"], row["precision"], row["backend"], row["rule"]) for row in rows[1:]]
+    assert ways == [
+        (1, "shared", "fp32", "onnxruntime", "routed"),
+        (3, "shared", "fp32", "onnxruntime", "routed"),
+        (3, "merged", "fp32", "onnxruntime", "routed"),
+        (3, "shared", "fp16", "onnxruntime", "routed"),
+        (3, "shared", "fp32", "onnxruntime", "base"),
+        (3, "shared", "fp32", "onnxruntime", "published"),
+        (3, "shared", "fp32", "torch", "routed"),
+    ]
+    for row in rows:
+        assert 0 < row["median_ms"] <= row["p99_ms"]
+        assert row["ratio"] == pytest.approx(row["median_ms"] / rows[0]["median_ms"])
+        assert row["frames_s"] > 0
+    for row in rows[1:]:
+        assert 0 < row["start_s"] < 60 and 20 < row["memory_mb"] < 4000
+    assert rows[-1]["memory_mb"] > 1.5 * rows[1]["memory_mb"]  # torch
+    assert len(list(csv.DictReader((out / "rows.csv").read_text().splitlines()))) == len(rows)
+    with Image.open(out / "plot.png") as image:
+        assert image.size[0] > 600
