@@ -1,0 +1,61 @@
+#include "head.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels.hpp"
+
+namespace edge_cl {
+
+void softmax(float* scores, std::size_t count, float temperature) {
+    for (std::size_t i = 0; i < count; ++i) scores[i] /= temperature;
+    const float largest = *std::max_element(scores, scores + count);
+    float sum = 0;
+    for (std::size_t i = 0; i < count; ++i) sum += scores[i] = std::exp(scores[i] - largest);
+    for (std::size_t i = 0; i < count; ++i) scores[i] /= sum;
+}
+
+void Discriminant::scores(const float* prefix, std::size_t prefix_size, const float* suffix, float* offset,
+                          float* out) const {
+    const std::size_t size = centre.size();
+    for (std::size_t i = 0; i < prefix_size; ++i) offset[i] = prefix[i] - centre[i];
+    for (std::size_t i = prefix_size; i < size; ++i) offset[i] = suffix[i - prefix_size] - centre[i];
+    const auto dot = Kernels::best().dot;
+    for (std::size_t c = 0; c < bias.size(); ++c) out[c] = dot(offset, weight.data() + c * size, size) + bias[c];
+}
+
+void Head::posterior(float* scores) const { softmax(scores, classes(), temperature); }
+
+float Head::distance(const float* offset, const float* scores) const {
+    const auto dot = Kernels::best().dot;
+    const std::size_t size = features();
+    float square = dot(offset, offset, size);
+    for (std::size_t k = 0; k < gain.size(); ++k) {
+        const float along = dot(offset, basis.data() + k * size, size);
+        square += along * along * gain[k];
+    }
+    return square / variance - 2 * *std::max_element(scores, scores + classes());
+}
+
+bool Head::is_unknown(const float* offset, const float* scores) const {
+    return std::isfinite(threshold) && distance(offset, scores) > threshold;
+}
+
+std::size_t Head::route(const float* posterior, float* mass) const {
+    std::fill(mass, mass + branches.size(), 0.0F);
+    for (std::size_t c = 0; c < classes(); ++c) mass[tasks[c]] += posterior[c];
+    return static_cast<std::size_t>(std::max_element(mass, mass + branches.size()) - mass);
+}
+
+void Head::fuse(float* posterior, const Branch& branch, float* scores) const {
+    softmax(scores, branch.columns.size(), branch.temperature);
+    float mass = 0;
+    for (const std::size_t column : branch.columns) mass += posterior[column];
+    const float share = branch.share, rest = 1 - share;
+    for (std::size_t i = 0; i < branch.columns.size(); ++i) {
+        float& probability = posterior[branch.columns[i]];
+        probability = rest * probability + share * mass * scores[i];
+    }
+}
+
+}  // namespace edge_cl

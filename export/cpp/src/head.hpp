@@ -1,0 +1,68 @@
+// The head: from features to class probabilities; the arithmetic of edge_cl/head.py.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace edge_cl {
+
+/// Linear discriminant: score_c = weight_c . (x - centre) + bias_c.
+struct Discriminant {
+    std::vector<float> weight;  ///< (C, F)
+    std::vector<float> bias;    ///< (C,)
+    std::vector<float> centre;  ///< (F,)
+
+    /// Write the scores of features that lie in two parts, `features` being their sum. `offset` is room for F numbers,
+    /// and holds x - centre afterwards.
+    void scores(const float* prefix, std::size_t prefix_size, const float* suffix, float* offset, float* out) const;
+};
+
+/// What a task branch knows of its own classes.
+struct Branch {
+    std::int64_t task = 0;
+    Discriminant discriminant;
+    std::vector<std::size_t> columns;  ///< of its classes among all classes; none: the task has no branch
+    float share = 0;                   ///< the branch's share in the answer within its task
+    float temperature = 1;
+
+    /// Whether it is worth running.
+    bool is_asked() const { return share > 0 && columns.size() > 1; }
+};
+
+/// Scores, routing and the unknown test over all classes known.
+struct Head {
+    Discriminant discriminant;      ///< of the base branch
+    std::vector<float> basis;       ///< (K, F), orthonormal rows of the precision
+    std::vector<float> gain;        ///< (K,), relative change of the precision along each
+    float variance = 1;             ///< of the precision's isotropic part
+    float temperature = 1;
+    float threshold = 0;            ///< squared distance above which a picture is unknown
+    std::vector<std::string> names; ///< of the classes, by column
+    std::vector<std::size_t> tasks; ///< by column: place of the class's task among `branches`
+    std::vector<Branch> branches;   ///< one for every task, in the order of their numbers
+
+    std::size_t classes() const { return names.size(); }
+    std::size_t features() const { return discriminant.centre.size(); }
+
+    /// Turn scores into probabilities, in place.
+    void posterior(float* scores) const;
+
+    /// Whether a picture of offset x - centre and these scores is too far from every class mean.
+    bool is_unknown(const float* offset, const float* scores) const;
+
+    /// Return the squared Mahalanobis distance to the nearest class mean.
+    float distance(const float* offset, const float* scores) const;
+
+    /// Return the place among `branches` of the most probable task; `mass` is room for a number a task.
+    std::size_t route(const float* posterior, float* mass) const;
+
+    /// Share a task's probability out by its branch's scores, which are overwritten.
+    void fuse(float* posterior, const Branch& branch, float* scores) const;
+};
+
+/// Softmax of `count` scores over a temperature, in place.
+void softmax(float* scores, std::size_t count, float temperature);
+
+}  // namespace edge_cl
