@@ -1,8 +1,9 @@
 # Warnings, sanitizers and arithmetic that all targets of the project share, as the target edge_cl_options.
 add_library(edge_cl_options INTERFACE)
 target_compile_options(edge_cl_options INTERFACE
-  -Wall -Wextra -Wconversion -Wshadow -Wnon-virtual-dtor -Wold-style-cast
-  $<$<COMPILE_LANGUAGE:C>:-Wno-old-style-cast>
+  -Wall -Wextra -Wconversion -Wshadow
+  $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>
+  $<$<COMPILE_LANGUAGE:CXX>:-Wold-style-cast>
   -ffp-contract=off) # the weights of resampling must not depend on the processor
 if(EDGE_CL_WERROR)
   target_compile_options(edge_cl_options INTERFACE -Werror)

@@ -181,6 +181,8 @@ Result<Head> Bundle::head() const {
         if (!values) return advise(values.error());
         *target.second = std::move(*values);
     }
+    if (!(variance[0] > 0)) return advise({Code::bad_bundle, *file("head") + ": its variance is not positive.", ""});
+    head.prepare();
     head.variance = variance[0];
     head.temperature = static_cast<float>(manifest_.temperature);
     head.threshold = static_cast<float>(manifest_.threshold);
@@ -224,6 +226,7 @@ Result<Branch> Bundle::branch(std::int64_t task) const {
         if (!values) return advise(values.error());
         *target.second = std::move(*values);
     }
+    if (!(share[1] > 0)) return advise({Code::bad_bundle, *file(role) + ": its temperature is not positive.", ""});
     branch.share = share[0];
     branch.temperature = share[1];
     Result<std::vector<std::int64_t>> ids = tensors->integers("classes", count);

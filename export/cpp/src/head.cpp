@@ -20,25 +20,53 @@ void Discriminant::scores(const float* prefix, std::size_t prefix_size, const fl
     const std::size_t size = centre.size();
     for (std::size_t i = 0; i < prefix_size; ++i) offset[i] = prefix[i] - centre[i];
     for (std::size_t i = prefix_size; i < size; ++i) offset[i] = suffix[i - prefix_size] - centre[i];
-    const auto dot = Kernels::best().dot;
-    for (std::size_t c = 0; c < bias.size(); ++c) out[c] = dot(offset, weight.data() + c * size, size) + bias[c];
+    Kernels::best().dots(offset, weight.data(), bias.size(), size, out);
+    for (std::size_t c = 0; c < bias.size(); ++c) out[c] += bias[c];
 }
 
 void Head::posterior(float* scores) const { softmax(scores, classes(), temperature); }
 
+void Head::prepare() {
+    lowest_ = highest_ = gain;
+    for (std::size_t k = gain.size(); k-- > 1;) {
+        lowest_[k - 1] = std::min(lowest_[k - 1], lowest_[k]);
+        highest_[k - 1] = std::max(highest_[k - 1], highest_[k]);
+    }
+}
+
 float Head::distance(const float* offset, const float* scores) const {
-    const auto dot = Kernels::best().dot;
+    const Kernels& kernels = Kernels::best();
     const std::size_t size = features();
-    float square = dot(offset, offset, size);
+    float square = kernels.dot(offset, offset, size);
     for (std::size_t k = 0; k < gain.size(); ++k) {
-        const float along = dot(offset, basis.data() + k * size, size);
+        const float along = kernels.dot(offset, basis.data() + k * size, size);
         square += along * along * gain[k];
     }
     return square / variance - 2 * *std::max_element(scores, scores + classes());
 }
 
 bool Head::is_unknown(const float* offset, const float* scores) const {
-    return std::isfinite(threshold) && distance(offset, scores) > threshold;
+    if (!std::isfinite(threshold)) return false;
+    constexpr std::size_t kRows = 16;
+    const Kernels& kernels = Kernels::best();
+    const std::size_t size = features();
+    const float nearest = 2 * *std::max_element(scores, scores + classes());
+    float square = kernels.dot(offset, offset, size), rest = square;
+    for (std::size_t k = 0; k < gain.size(); k += kRows) {
+        // What the rows to come can change is bounded: their gains are negative, and as they are orthonormal, together
+        // they hold at most the rest of the norm.
+        if (square / variance - nearest <= threshold && highest_[k] <= 0) return false;
+        if ((square + std::min(lowest_[k], 0.0F) * rest) / variance - nearest > threshold) return true;
+        float along[kRows];
+        const std::size_t count = std::min(kRows, gain.size() - k);
+        kernels.dots(offset, basis.data() + k * size, count, size, along);
+        for (std::size_t j = 0; j < count; ++j) {
+            const float energy = along[j] * along[j];
+            square += energy * gain[k + j];
+            rest = std::max(rest - energy, 0.0F);
+        }
+    }
+    return square / variance - nearest > threshold;
 }
 
 std::size_t Head::route(const float* posterior, float* mass) const {

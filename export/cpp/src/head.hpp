@@ -46,13 +46,16 @@ struct Head {
     std::size_t classes() const { return names.size(); }
     std::size_t features() const { return discriminant.centre.size(); }
 
+    /// Compute what the unknown test needs of the gains.
+    void prepare();
+
     /// Turn scores into probabilities, in place.
     void posterior(float* scores) const;
 
-    /// Whether a picture of offset x - centre and these scores is too far from every class mean.
+    /// Whether a picture of offset x - centre and these scores is too far from every class mean; `prepare` comes first.
     bool is_unknown(const float* offset, const float* scores) const;
 
-    /// Return the squared Mahalanobis distance to the nearest class mean.
+    /// Return the squared Mahalanobis distance to the nearest class mean, all of it: `is_unknown` stops when it is sure.
     float distance(const float* offset, const float* scores) const;
 
     /// Return the place among `branches` of the most probable task; `mass` is room for a number a task.
@@ -60,6 +63,9 @@ struct Head {
 
     /// Share a task's probability out by its branch's scores, which are overwritten.
     void fuse(float* posterior, const Branch& branch, float* scores) const;
+
+private:
+    std::vector<float> lowest_, highest_;  // gains of each row of the basis and those after it
 };
 
 /// Softmax of `count` scores over a temperature, in place.

@@ -25,6 +25,8 @@ struct Kernels {
     void (*down)(const TapTable&, const std::uint8_t* rows, std::size_t stride, std::size_t width, std::uint8_t* out);
     /// Return the inner product of two vectors.
     float (*dot)(const float* a, const float* b, std::size_t size);
+    /// Write the inner products of a vector with `count` rows of a matrix.
+    void (*dots)(const float* x, const float* rows, std::size_t count, std::size_t size, float* out);
     /// Add a multiple of a vector to another.
     void (*add_scaled)(float factor, const float* row, std::size_t size, float* sum);
 

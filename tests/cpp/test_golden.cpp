@@ -1,0 +1,115 @@
+// The head's arithmetic and the numbers in between against what Python computes.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "bundle.hpp"
+#include "golden.hpp"
+#include "half.hpp"
+#include "head.hpp"
+#include "kernels.hpp"
+
+namespace edge_cl {
+namespace {
+
+TEST(Half, ConvertsAsNumpyDoes) {
+    const test::Golden numbers("numbers");
+    const auto values = numbers.get<float>("values"), widened = numbers.get<float>("widened");
+    const auto halves = numbers.get<std::int64_t>("halves");
+    ASSERT_GT(values.size(), 400U);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        EXPECT_EQ(float_to_half(values[i]), halves[i]) << values[i];
+        EXPECT_EQ(half_to_float(static_cast<std::uint16_t>(halves[i])), widened[i]) << halves[i];
+    }
+    EXPECT_TRUE(std::isnan(half_to_float(float_to_half(std::numeric_limits<float>::quiet_NaN()))));
+}
+
+TEST(Half, GoesThereAndBack) {
+    for (std::uint32_t half = 0; half < 0x7c00; ++half)
+        for (const std::uint32_t sign : {0U, 0x8000U}) {
+            const auto bits = static_cast<std::uint16_t>(half | sign);
+            ASSERT_EQ(float_to_half(half_to_float(bits)), bits);
+        }
+}
+
+TEST(Factors, AreJoinedAsInPython) {
+    const test::Golden numbers("numbers");
+    const Factors factors = joint_factors(numbers.get<float>("A"), numbers.get<float>("B"), 3, 2, 8, 4);
+    EXPECT_EQ(factors.down, numbers.get<float>("down"));
+    EXPECT_EQ(factors.up, numbers.get<float>("up"));
+}
+
+void expect_near(const std::vector<float>& found, const std::vector<float>& wanted, float tolerance) {
+    ASSERT_EQ(found.size(), wanted.size());
+    for (std::size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], wanted[i], tolerance) << i;
+}
+
+TEST(Head, AnswersAsPythonDoes) {
+    const test::Golden golden("head");
+    const auto scalars = golden.get<float>("scalars");
+    Head head;
+    head.discriminant = {golden.get<float>("weight"), golden.get<float>("bias"), golden.get<float>("centre")};
+    head.basis = golden.get<float>("basis");
+    head.gain = golden.get<float>("gain");
+    head.prepare();
+    head.variance = scalars[0];
+    head.temperature = scalars[1];
+    head.names = {"a", "b", "c", "d", "e"};
+    for (const std::int64_t task : golden.get<std::int64_t>("tasks")) head.tasks.push_back(static_cast<std::size_t>(task));
+    head.branches.resize(2);
+    Branch& branch = head.branches[1];
+    branch.discriminant = {golden.get<float>("own_weight"), golden.get<float>("own_bias"),
+                           golden.get<float>("own_centre")};
+    for (const std::int64_t c : golden.get<std::int64_t>("columns")) branch.columns.push_back(static_cast<std::size_t>(c));
+    branch.share = scalars[2];
+    branch.temperature = scalars[3];
+    EXPECT_FALSE(head.branches[0].is_asked());
+    EXPECT_TRUE(branch.is_asked());
+
+    const std::size_t size = head.features(), classes = head.classes(), split = 16;
+    const auto x = golden.get<float>("x"), own = golden.get<float>("own");
+    const auto routed = golden.get<std::int64_t>("routed");
+    const auto distances = golden.get<float>("distance");
+    std::vector<float> all_scores, all_posteriors, all_fused, offset(size), mass(2), local(2);
+    for (std::size_t i = 0; i < routed.size(); ++i) {
+        std::vector<float> scores(classes);
+        const float* row = x.data() + i * size;
+        head.discriminant.scores(row, split, row + split, offset.data(), scores.data());
+        all_scores.insert(all_scores.end(), scores.begin(), scores.end());
+        EXPECT_NEAR(head.distance(offset.data(), scores.data()), distances[i], 1e-4 * std::fabs(distances[i]) + 1e-4);
+        head.threshold = distances[i] + 0.01F;
+        EXPECT_FALSE(head.is_unknown(offset.data(), scores.data()));
+        head.threshold = distances[i] - 0.01F;
+        EXPECT_TRUE(head.is_unknown(offset.data(), scores.data()));
+        head.threshold = std::numeric_limits<float>::infinity();
+        EXPECT_FALSE(head.is_unknown(offset.data(), scores.data()));
+        head.posterior(scores.data());
+        all_posteriors.insert(all_posteriors.end(), scores.begin(), scores.end());
+        const std::size_t task = head.route(scores.data(), mass.data());
+        EXPECT_EQ(head.branches[task].is_asked(), routed[i] == 1);
+        if (head.branches[task].is_asked()) {
+            const float* branch_row = own.data() + i * size;
+            branch.discriminant.scores(branch_row, split, branch_row + split, offset.data(), local.data());
+            head.fuse(scores.data(), branch, local.data());
+        }
+        all_fused.insert(all_fused.end(), scores.begin(), scores.end());
+    }
+    expect_near(all_scores, golden.get<float>("scores"), 2e-5F);
+    expect_near(all_posteriors, golden.get<float>("posterior"), 1e-6F);
+    expect_near(all_fused, golden.get<float>("fused"), 1e-6F);
+}
+
+TEST(Kernels, AgreeWithEachOther) {
+    if (Kernels::avx2() == nullptr) GTEST_SKIP() << "this processor or build has one set of kernels";
+    std::vector<float> a(4611), b(4611);
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        a[i] = static_cast<float>(i % 17) - 8;
+        b[i] = static_cast<float>(i % 13) - 6;
+    }
+    for (const std::size_t size : {0UL, 1UL, 7UL, 31UL, 32UL, 33UL, 4608UL, 4611UL})
+        EXPECT_EQ(Kernels::portable().dot(a.data(), b.data(), size), Kernels::avx2()->dot(a.data(), b.data(), size));
+}
+
+}  // namespace
+}  // namespace edge_cl

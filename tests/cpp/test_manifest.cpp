@@ -1,0 +1,117 @@
+#include "manifest.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "golden.hpp"
+#include "sha256.hpp"
+
+namespace edge_cl {
+namespace {
+
+using Json = nlohmann::json;
+
+Json golden_manifest() { return Json::parse(test::read_text(test::golden("bundle-shared/manifest.json")))["manifest"]; }
+
+// Put a manifest's value into a file whose hash is right.
+std::string signed_text(const Json& value) {
+    return Json{{"manifest", value}, {"sha256", sha256(value.dump())}}.dump(2);
+}
+
+TEST(Manifest, ReadsWhatPythonWrites) {
+    for (const char* name : {"shared", "merged", "half"}) {
+        const Result<Manifest> manifest = read_manifest(test::golden(std::string("bundle-") + name));
+        ASSERT_TRUE(manifest) << manifest.error().what;
+        EXPECT_EQ(manifest->shared, std::string(name) != "merged");
+        EXPECT_EQ(manifest->half, std::string(name) == "half");
+        EXPECT_EQ(manifest->classes.size(), 6U);
+        EXPECT_EQ(manifest->classes[0].task, 0);
+        EXPECT_EQ(manifest->tasks(), (std::vector<std::int64_t>{0, 1}));
+        EXPECT_EQ(manifest->shape.features(), 64U);
+        EXPECT_EQ(manifest->shape.prefix_features() + manifest->shape.suffix_features(), 64U);
+        EXPECT_EQ(manifest->preprocess.image_size, 32);
+        EXPECT_EQ(manifest->preprocess.crop_fraction, 0.9);
+        EXPECT_EQ(manifest->temperature, 400.0);
+        EXPECT_GT(manifest->threshold, 0);
+        EXPECT_TRUE(manifest->has("adapter/1"));
+    }
+}
+
+TEST(Manifest, TakesNoThresholdForNoLimit) {
+    Json value = golden_manifest();
+    value["threshold"] = nullptr;
+    EXPECT_TRUE(std::isinf(parse_manifest(signed_text(value))->threshold));
+}
+
+TEST(Manifest, RefusesWhatCannotBe) {
+    ASSERT_TRUE(parse_manifest(signed_text(golden_manifest())));
+    const std::pair<void (*)(Json&), const char*> bad[] = {
+        {[](Json& m) { m.erase("format"); }, "no 'format'"},
+        {[](Json& m) { m["format"] = 2; }, "format 2, and this edge-cl reads format 1"},
+        {[](Json& m) { m["format"] = 1.0; }, "no whole number"},
+        {[](Json& m) { m["layout"] = "split"; }, "layout 'split'"},
+        {[](Json& m) { m["precision"] = "fp8"; }, "precision 'fp8'"},
+        {[](Json& m) { m["version"] = "two"; }, "'version'"},
+        {[](Json& m) { m["version"] = ~std::uint64_t{0}; }, "'version'"},
+        {[](Json& m) { m["shape"]["width"] = 0; }, "shape cannot be"},
+        {[](Json& m) { m["shape"]["width"] = 1 << 20; }, "shape cannot be"},
+        {[](Json& m) { m["shape"]["width"] = m["shape"]["depth"] = m["shape"]["summaries"] = (1 << 20) - 1; },
+         "shape cannot be"},
+        {[](Json& m) { m["shape"]["split"] = m["shape"]["depth"]; }, "shape cannot be"},
+        {[](Json& m) { m["shape"].erase("r"); }, "no 'r'"},
+        {[](Json& m) { m["shape"] = 3; }, "no 'depth'"},
+        {[](Json& m) { m["backbone"]["preprocess"]["image_size"] = 1 << 20; }, "image size"},
+        {[](Json& m) { m["backbone"]["preprocess"]["interpolation"] = "lanczos"; }, "lanczos"},
+        {[](Json& m) { m["backbone"]["preprocess"]["crop_fraction"] = 0; }, "crop fraction"},
+        {[](Json& m) { m["backbone"]["preprocess"]["crop_fraction"] = 1.5; }, "crop fraction"},
+        {[](Json& m) { m["backbone"] = {}; }, "no 'preprocess'"},
+        {[](Json& m) { m["classes"] = {{"a", 1}}; }, "no list"},
+        {[](Json& m) { m["classes"][0].erase("name"); }, "no 'name'"},
+        {[](Json& m) { m["classes"][0]["id"] = m["classes"][1]["id"]; }, "two classes"},
+        {[](Json& m) { m["temperature"] = 0; }, "temperature"},
+        {[](Json& m) { m["temperature"] = "warm"; }, "temperature"},
+        {[](Json& m) { m["threshold"] = "far"; }, "threshold"},
+        {[](Json& m) { m["files"] = 1; }, "no object"},
+        {[](Json& m) { m["files"]["head"]["name"] = "../" + m["files"]["head"]["name"].get<std::string>(); }, "'head'"},
+        {[](Json& m) { m["files"]["head"]["name"] = "/etc/passwd"; }, "'head'"},
+        {[](Json& m) { m["files"]["head"]["name"] = ""; }, "'head'"},
+        {[](Json& m) { m["files"]["head"]["name"] = m["files"]["prefix"]["name"]; }, "'head'"},
+        {[](Json& m) { m["files"]["head"]["name"] = m["files"]["head"]["name"].get<std::string>() + ".onnx"; }, "'head'"},
+        {[](Json& m) { m["files"]["head"]["sha256"] = "00"; }, "'head'"},
+        {[](Json& m) { m["files"]["head"]["sha256"] = std::string(64, 'G'); }, "'head'"},
+        {[](Json& m) { m["files"]["head"]["size"] = -1; }, "'head'"},
+        {[](Json& m) { m["files"]["head"]["size"] = 1.5; }, "'size'"},
+    };
+    for (const auto& [change, why] : bad) {
+        Json value = golden_manifest();
+        change(value);
+        const Result<Manifest> manifest = parse_manifest(signed_text(value));
+        ASSERT_FALSE(manifest) << why;
+        EXPECT_EQ(manifest.error().code, Code::bad_bundle);
+        EXPECT_NE(manifest.error().what.find(why), std::string::npos) << why << ": " << manifest.error().what;
+    }
+}
+
+TEST(Manifest, RefusesBytesThatAreNone) {
+    const std::string whole = test::read_text(test::golden("bundle-shared/manifest.json"));
+    for (std::size_t size = 0; size + 2 < whole.size(); size += 97)
+        EXPECT_FALSE(parse_manifest(whole.substr(0, size))) << size;
+    EXPECT_FALSE(parse_manifest(test::replaced(whole, "\"version\": 2", "\"version\": 3")));
+    EXPECT_FALSE(parse_manifest(test::replaced(whole, "\"version\": 2", "\"version\": 2.0")));
+    EXPECT_FALSE(parse_manifest(std::string(kMostManifest + 1, ' ')));
+    EXPECT_FALSE(parse_manifest(std::string(100000, '[')));
+    EXPECT_FALSE(parse_manifest("\xff\xfe"));
+}
+
+TEST(Manifest, SaysWhereThereIsNoBundle) {
+    const test::Scratch scratch;
+    const Result<Manifest> none = read_manifest(scratch.path().string());
+    ASSERT_FALSE(none);
+    EXPECT_EQ(none.error().code, Code::no_bundle);
+    EXPECT_NE(none.error().message().find("edge-cl export"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace edge_cl

@@ -1,0 +1,97 @@
+#include "safetensors.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <string>
+
+#include "golden.hpp"
+
+namespace edge_cl {
+namespace {
+
+// Put a header and some bytes of data into a file's bytes.
+Bytes file_of(const std::string& header, std::size_t data, std::uint64_t length) {
+    std::string text;
+    for (std::size_t i = 0; i < 8; ++i) text += static_cast<char>(static_cast<std::uint8_t>(length >> (8 * i)));
+    text += header + std::string(data, '\0');
+    return {text.begin(), text.end()};
+}
+
+Bytes file_of(const std::string& header, std::size_t data) { return file_of(header, data, header.size()); }
+
+TEST(Safetensors, ReadsTensors) {
+    Bytes bytes = file_of(
+        R"({"__metadata__":{"a":"b"},"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
+        R"("h":{"dtype":"F16","shape":[1,2],"data_offsets":[8,12]},"i":{"dtype":"I64","shape":[1],"data_offsets":[12,20]}})",
+        20);
+    const float values[] = {1.5F, -2.0F};
+    std::memcpy(bytes.data() + bytes.size() - 20, values, sizeof values);
+    bytes[bytes.size() - 11] = 0x3c;  // one, in half precision
+    bytes[bytes.size() - 8] = 7;
+    const Result<Tensors> tensors = Tensors::parse(bytes, "file");
+    ASSERT_TRUE(tensors) << tensors.error().what;
+    EXPECT_EQ(tensors->floats("x", {2}).value(), (std::vector<float>{1.5F, -2.0F}));
+    EXPECT_EQ(tensors->floats("h", {Tensors::kAny, 2}).value(), (std::vector<float>{1.0F, 0.0F}));
+    EXPECT_EQ(tensors->integers("i", 1).value(), (std::vector<std::int64_t>{7}));
+    EXPECT_EQ(tensors->size("h", 1), 2U);
+    EXPECT_EQ(tensors->size("h", 2), 0U);
+    EXPECT_FALSE(tensors->floats("x", {3}));
+    EXPECT_FALSE(tensors->floats("x", {1, 2}));
+    EXPECT_FALSE(tensors->floats("none", {1}));
+    EXPECT_FALSE(tensors->floats("i", {1}));
+    EXPECT_FALSE(tensors->integers("x", 2));
+}
+
+TEST(Safetensors, RefusesValuesThatAreNotFinite) {
+    Bytes bytes = file_of(R"({"x":{"dtype":"F16","shape":[1],"data_offsets":[0,2]}})", 2);
+    bytes.back() = 0x7c;  // infinity
+    const Result<std::vector<float>> values = Tensors::parse(bytes, "file")->floats("x", {1});
+    ASSERT_FALSE(values);
+    EXPECT_NE(values.error().what.find("not finite"), std::string::npos);
+}
+
+TEST(Safetensors, RefusesWhatIsNone) {
+    const std::string good = R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})";
+    ASSERT_TRUE(Tensors::parse(file_of(good, 4), "file"));
+    const std::pair<Bytes, const char*> bad[] = {
+        {{}, "too short"},
+        {{1, 2, 3}, "too short"},
+        {file_of(good, 4, 1 << 20), "longer than the file"},
+        {file_of(good, 4, ~std::uint64_t{0}), "longer than the file"},
+        {file_of(good, 3), "past the end"},
+        {file_of(good, 5), "belong to no tensor"},
+        {file_of("[]", 0), "no JSON object"},
+        {file_of("{", 0), "no JSON object"},
+        {file_of(std::string(1000, '['), 0), "nested too deeply"},
+        {file_of(R"({"x":1})", 0), "not described"},
+        {file_of(R"({"x":{"dtype":"F32","shape":[1]}})", 4), "not described"},
+        {file_of(R"({"x":{"dtype":3,"shape":[1],"data_offsets":[0,4]}})", 4), "wrong kind"},
+        {file_of(R"({"x":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", 4), "wrong kind"},
+        {file_of(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4.0]}})", 4), "wrong kind"},
+        {file_of(R"({"x":{"dtype":"F31","shape":[1],"data_offsets":[0,4]}})", 4), "unknown dtype"},
+        {file_of(R"({"x":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4), "another size"},
+        {file_of(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 4), "another size"},
+        {file_of(R"({"x":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", 0), "too large"},
+        {file_of(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8), "leave gaps"},
+        {file_of(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"y":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4),
+         "overlap"},
+    };
+    for (const auto& [bytes, why] : bad) {
+        const Result<Tensors> tensors = Tensors::parse(bytes, "file");
+        ASSERT_FALSE(tensors) << why;
+        EXPECT_NE(tensors.error().what.find(why), std::string::npos) << why << ": " << tensors.error().what;
+    }
+}
+
+TEST(TensorFile, ReadsWhatTensorsReads) {
+    const Result<Bytes> whole = read_file(test::golden("head.safetensors"), 1 << 20);
+    Result<TensorFile> file = TensorFile::open(test::golden("head.safetensors"));
+    ASSERT_TRUE(file) << file.error().what;
+    EXPECT_EQ(file->floats("basis", {6, 48}).value(), Tensors::parse(*whole, "")->floats("basis", {6, 48}).value());
+    EXPECT_FALSE(file->floats("basis", {6, 47}));
+    EXPECT_FALSE(TensorFile::open(test::golden("no such file")));
+}
+
+}  // namespace
+}  // namespace edge_cl
