@@ -120,7 +120,8 @@ def numbers() -> Tensors:
     B = generator.normal(0, 1, (3, 2, 8, 2)).astype(np.float32)
     down, up = joint_factors(A, B, 4)
     bits = halves.view(np.uint16).astype(np.int64)
-    return {"values": values, "halves": bits, "widened": halves.astype(np.float32), "A": A, "B": B, "down": down, "up": up}
+    wide = halves.astype(np.float32)
+    return {"values": values, "halves": bits, "widened": wide, "A": A, "B": B, "down": down, "up": up}
 
 
 FILES = {"resampling": resampling, "head": head, "numbers": numbers}

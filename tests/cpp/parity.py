@@ -1,4 +1,4 @@
-"""Compare the C++ runtime with the Python runtime on real pictures: python tests/cpp/parity.py LIBRARY BUNDLE PICTURES."""
+"""Compare the C++ runtime with the Python runtime on real pictures: parity.py LIBRARY BUNDLE PICTURES."""
 
 from __future__ import annotations
 
