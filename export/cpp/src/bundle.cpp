@@ -11,7 +11,6 @@ namespace edge_cl {
 namespace {
 
 constexpr int kReads = 5;  // tries to open a bundle that is being updated
-constexpr std::uint64_t kAny = Tensors::kAny;
 
 bool holds(const Manifest& manifest, const FileRef& wanted) {
     return std::any_of(manifest.files.begin(), manifest.files.end(),
