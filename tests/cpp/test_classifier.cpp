@@ -58,6 +58,11 @@ TEST_P(Golden, AnswersAsPythonDoes) {
     const test::Golden golden("answers-" + GetParam());
     const Frames frames(golden);
     const auto unknown = golden.get<std::int64_t>("unknown");
+#if defined(__x86_64__)
+    const double tolerance = 2e-5;
+#else  // ONNX Runtime computes fp16 in fp16 where the processor can, and the answers were made where it cannot
+    const double tolerance = GetParam() == "half" ? 5e-3 : 2e-5;
+#endif
     for (const char* rule : {"routed", "base"}) {
         const Result<Classifier> classifier = Classifier::open(test::golden("bundle-" + GetParam()), options_of(rule));
         ASSERT_TRUE(classifier) << classifier.error().message();
@@ -72,7 +77,7 @@ TEST_P(Golden, AnswersAsPythonDoes) {
                 std::map<std::string, float> by_name;
                 for (const Candidate& candidate : found->top) by_name[candidate.label] = candidate.confidence;
                 for (std::size_t c = 0; c < names.size(); ++c)
-                    EXPECT_NEAR(by_name.at(names[c]), wanted[i * names.size() + c], 2e-5) << rule << " " << i;
+                    EXPECT_NEAR(by_name.at(names[c]), wanted[i * names.size() + c], tolerance) << rule << " " << i;
                 EXPECT_EQ(found->unknown, unknown[i] != 0) << i;
                 EXPECT_EQ(found->label, found->top[0].label);
                 EXPECT_EQ(found->confidence, found->top[0].confidence);
