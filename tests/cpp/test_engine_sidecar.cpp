@@ -1,0 +1,64 @@
+#include "engine_sidecar.hpp"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "sha256.hpp"
+
+namespace edge_cl {
+namespace {
+
+using Json = nlohmann::json;
+
+Json sidecar() {
+    return {{"format", 1},
+            {"file", "prefix-0011223344556677.engine"},
+            {"engine", {{"sha256", std::string(64, 'a')}, {"size", 12}}},
+            {"key",
+             {{"graph_sha256", "g"}, {"weights_sha256", "w"}, {"overrides_sha256", ""}, {"profile", {1, 1, 16}}}}};
+}
+
+std::string signed_text(const Json& value) { return Json{{"engine", value}, {"sha256", sha256(value.dump())}}.dump(2); }
+
+TEST(EngineSidecar, IsRead) {
+    const Result<EngineSidecar> found = parse_sidecar(signed_text(sidecar()));
+    ASSERT_TRUE(found) << found.error().what;
+    EXPECT_EQ(found->file.name, "prefix-0011223344556677.engine");
+    EXPECT_EQ(found->file.size, 12U);
+    EXPECT_EQ(found->graph_sha256, "g");
+    EXPECT_EQ(found->max_batch, 16U);
+}
+
+TEST(EngineSidecar, IsRefusedWhereItCannotBeTrusted) {
+    const std::pair<void (*)(Json&), const char*> bad[] = {
+        {[](Json& s) { s["format"] = 2; }, "another version"},
+        {[](Json& s) { s["file"] = "../prefix.engine"; }, "elsewhere"},
+        {[](Json& s) { s["file"] = ""; }, "elsewhere"},
+        {[](Json& s) { s["file"] = ".."; }, "elsewhere"},
+        {[](Json& s) { s.erase("key"); }, "key"},
+        {[](Json& s) { s["key"]["profile"] = {1}; }, ""},
+        {[](Json& s) { s["engine"] = 1; }, ""},
+    };
+    for (const auto& [change, why] : bad) {
+        Json value = sidecar();
+        change(value);
+        const Result<EngineSidecar> found = parse_sidecar(signed_text(value));
+        ASSERT_FALSE(found) << why;
+        EXPECT_NE(found.error().what.find(why), std::string::npos) << found.error().what;
+    }
+    std::string altered = signed_text(sidecar());
+    altered.replace(altered.find("\"g\""), 3, "\"h\"");
+    EXPECT_FALSE(parse_sidecar(altered));
+    for (const char* text : {"", "[]", "{}", "{\"engine\": 1}"}) EXPECT_FALSE(parse_sidecar(text)) << text;
+}
+
+TEST(EngineSidecar, DigestIsThatOfPython) {
+    EXPECT_EQ(overrides_digest({}, 2, false), "");
+    // sha256("a float32 (1, 2)\n" + the bytes of 1.0 and 2.0) and the same as float16, by Python's hashlib.
+    EXPECT_EQ(overrides_digest({{"a", {1.0F, 2.0F}}}, 1, false), "FULL");
+    EXPECT_EQ(overrides_digest({{"a", {1.0F, 2.0F}}}, 1, true), "HALF");
+}
+
+}  // namespace
+}  // namespace edge_cl
