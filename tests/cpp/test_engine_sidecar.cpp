@@ -56,8 +56,8 @@ TEST(EngineSidecar, IsRefusedWhereItCannotBeTrusted) {
 TEST(EngineSidecar, DigestIsThatOfPython) {
     EXPECT_EQ(overrides_digest({}, 2, false), "");
     // sha256("a float32 (1, 2)\n" + the bytes of 1.0 and 2.0) and the same as float16, by Python's hashlib.
-    EXPECT_EQ(overrides_digest({{"a", {1.0F, 2.0F}}}, 1, false), "FULL");
-    EXPECT_EQ(overrides_digest({{"a", {1.0F, 2.0F}}}, 1, true), "HALF");
+    EXPECT_EQ(overrides_digest({{"a", {1.0F, 2.0F}}}, 1, false), "043764be6db36a1d54ac2c27cbaea5ab84461beeaf4f06dc8b2777ac7e6500b0");
+    EXPECT_EQ(overrides_digest({{"a", {1.0F, 2.0F}}}, 1, true), "dcdae6c279ff6986c2df17fec3a27ff89f2fbb6d10557658d81789569b6a6bd0");
 }
 
 }  // namespace

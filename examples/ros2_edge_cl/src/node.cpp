@@ -3,6 +3,7 @@
 //
 // Parameters: bundle (required), store and new_classes (for ~/learn), backend, timeout_ms.
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -11,6 +12,7 @@
 #include <sensor_msgs/msg/image.hpp>
 #include <std_srvs/srv/trigger.hpp>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vision_msgs/msg/classification.hpp>
 
@@ -124,12 +126,12 @@ int main(int argc, char** argv) {
     rclcpp::init(argc, argv);
     rclcpp::NodeOptions options;
     const auto settings = std::make_shared<rclcpp::Node>("recognise", options);
-    const std::string bundle = settings->declare_parameter("bundle", "");
+    const std::string bundle = settings->declare_parameter<std::string>("bundle", "");
     edge_cl::Options wanted;
-    wanted.backend = settings->declare_parameter("backend", wanted.backend);
-    wanted.timeout = std::chrono::milliseconds(settings->declare_parameter("timeout_ms", 0));
-    const std::string store = settings->declare_parameter("store", "");
-    const std::string new_classes = settings->declare_parameter("new_classes", "");
+    wanted.backend = settings->declare_parameter<std::string>("backend", wanted.backend);
+    wanted.timeout = std::chrono::milliseconds(settings->declare_parameter<std::int64_t>("timeout_ms", 0));
+    const std::string store = settings->declare_parameter<std::string>("store", "");
+    const std::string new_classes = settings->declare_parameter<std::string>("new_classes", "");
     edge_cl::Result<edge_cl::Classifier> classifier = edge_cl::Classifier::open(bundle, wanted);
     if (!classifier) {
         RCLCPP_FATAL(settings->get_logger(), "%s", classifier.error().message().c_str());
