@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from machines import AGX, DAMAGED, NANO, PC, THOR, XAVIER, changed, findings, healthy_orin, pretend
@@ -236,8 +237,12 @@ def test_the_command(libraries: None, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("edge_cl.devices.probe.ROOT", tree)
     result = CliRunner().invoke(app, ["doctor", "--json", "--store", str(tmp_path / "none")])
     given = CliRunner().invoke(app, ["doctor", "--json", "--root", str(tree), "--store", str(tmp_path / "none")])
-    assert given.stdout == result.stdout
-    value = json.loads(result.stdout)
+    value, same = json.loads(result.stdout), json.loads(given.stdout)
+
+    def lasting(found: Any) -> list[Any]:
+        return [f for f in found["findings"] if f["check"] != "disk"]  # other programs write to it meanwhile
+
+    assert lasting(same) == lasting(value)
     assert result.exit_code == code
     assert value["ok"] is (code == 0)
     assert all(set(f) == {"check", "ok", "found", "mend", "cause"} for f in value["findings"])
