@@ -46,12 +46,8 @@ def benchmark_learn(
         rows.append(row)
         say(f"seed {row.seed} task {row.task + 1} {row.arm}: {row.learn_s:.1f} s, {row.peak_mb:.0f} MB")
     summary, machine = bench.summarise(rows), bench.machine()
-    files = {"rows.csv": bench.to_csv(rows).encode(), "plot.png": bench.plot(rows)}
     value = {"machine": machine, "data": str(data), "epochs": epochs, "arms": summary, "output": str(output)}
-    files["summary.json"] = json.dumps(value, indent=2).encode()
-    output.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (output / name).write_bytes(content)
+    _write(output, value, bench.to_csv(rows), bench.plot(rows))
 
     def show() -> None:
         cells = [
@@ -88,7 +84,7 @@ def benchmark_accuracy(
     from edge_cl.benchmark import machine
 
     init = {"backbone": backbone, "weights": weights, "image_size": image_size, "device": device}
-    sizes = [int(size) for size in increment.split(",")]
+    sizes = _numbers(increment)
     chosen = methods or list(comparison.METHODS)
     rows = comparison.compare(
         data, output / "runs", sizes=sizes, seeds=seeds or [1993], methods=chosen, part=part, epochs=epochs, init=init,
@@ -96,10 +92,7 @@ def benchmark_accuracy(
     )  # fmt: skip
     summary = comparison.summarise(rows)
     value = {"machine": machine(), "forgetting": comparison.FORGETTING, "methods": summary, "rows": rows}
-    files = {"rows.csv": comparison.to_csv(rows).encode(), "plot.png": comparison.plot(rows)}
-    files["summary.json"] = json.dumps(value, indent=2).encode()
-    for name, content in files.items():
-        (output / name).write_bytes(content)
+    _write(output, value, comparison.to_csv(rows), comparison.plot(rows))
 
     def show() -> None:
         points = ("last", "average", "forgetting", "task_choice", "known_task")
@@ -134,16 +127,11 @@ def benchmark_predict(
     from edge_cl.benchmark import machine, to_csv
     from edge_cl.learner import Learner
 
-    snapshot = Learner.open(store, device="cpu").snapshot()
+    counts, snapshot = _numbers(tasks), Learner.open(store, device="cpu").snapshot()
     with tempfile.TemporaryDirectory() as place:
-        counts = [int(count) for count in tasks.split(",")]
         rows = latency.measure(snapshot, Path(place), counts=counts, threads=threads, rounds=rounds, say=say)
     value = {"machine": machine(), "backbone": snapshot.model.spec.name, "rows": [vars(row) for row in rows]}
-    output.mkdir(parents=True, exist_ok=True)
-    files = {"rows.csv": to_csv(rows).encode(), "plot.png": latency.plot(rows)}
-    files["summary.json"] = json.dumps(value, indent=2).encode()
-    for name, content in files.items():
-        (output / name).write_bytes(content)
+    _write(output, value, to_csv(rows), latency.plot(rows))
 
     def show() -> None:
         cells = [
@@ -157,6 +145,21 @@ def benchmark_predict(
         say(f"{value['machine']}. Rows, summary and plot: {output}")
 
     emit(as_json, value, show)
+
+
+def _numbers(text: str) -> list[int]:
+    """Read numbers from 1 on, such as 1,10,50."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise typer.BadParameter(f"{text!r} are no numbers; write 9 or 1,10,50.")
+    return [int(part) for part in parts]
+
+
+def _write(output: Path, summary: object, rows: str, plot: bytes) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    files = {"rows.csv": rows.encode(), "plot.png": plot, "summary.json": json.dumps(summary, indent=2).encode()}
+    for name, content in files.items():
+        (output / name).write_bytes(content)
 
 
 def _or_dash(value: float | None, form: str) -> str:

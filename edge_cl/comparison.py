@@ -18,6 +18,7 @@ import numpy as np
 from edge_cl.backend import Encoding
 from edge_cl.benchmark import Stream
 from edge_cl.config import LearnConfig
+from edge_cl.durable import replace_bytes
 from edge_cl.errors import UsageError, did_you_mean
 from edge_cl.evaluation import DECODE_AT_ONCE, evaluate, measures
 from edge_cl.features import Encoder, TorchBackend
@@ -208,7 +209,7 @@ def random_projection(setting: Setting) -> Iterator[Stage]:
         lifted = np.maximum(_last_token(setting, x) @ projection, 0).astype(np.float64)
         onehot = np.eye(int(y.max()) + 1)[y]
         gram, held = lifted.T @ lifted, np.arange(len(lifted)) % 5 == 0
-        best, weight = -1.0, np.zeros((PROJECTED, onehot.shape[1]))
+        best, chosen = -1.0, 1.0
         part = lifted[~held].T @ lifted[~held]
         for ridge in 10.0 ** np.arange(-2, 7):  # chosen by a fifth of the training pictures
             trial = np.linalg.solve(part + ridge * np.eye(PROJECTED), lifted[~held].T @ onehot[~held])
@@ -328,7 +329,7 @@ def compare(
                 place = output / f"{hashlib.sha256(canonical_json(key)).hexdigest()[:16]}.json"
                 if not place.exists():
                     say(f"seed {seed}: {name} ...")
-                    place.write_text(json.dumps(_row(setting, data, name)))
+                    replace_bytes(place, json.dumps(_row(setting, data, name)).encode())
                 rows.append(json.loads(place.read_text()))
                 say(f"seed {seed} {name}: last {rows[-1]['last']:.1%}, average {rows[-1]['average']:.1%}")
     return rows

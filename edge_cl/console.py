@@ -52,6 +52,7 @@ class Progress:
         "prefix": "compute prefix tokens",
         "train": "train task adapter",
         "head": "compute statistics",
+        "export": "write the bundle",
     }
 
     def __init__(self) -> None:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_cl.errors import EdgeClError
+
 if TYPE_CHECKING:
     from edge_cl.export.exporter import Snapshot
     from edge_cl.model import Model
@@ -77,6 +79,8 @@ def with_tasks(model: Model, count: int) -> Model:
 
     generator = np.random.default_rng(0)
     sources = sorted(t for t in model.branches if len(model.branches[t].classes) > 1)
+    if not sources:
+        raise EdgeClError("No task knows two classes: nothing would be asked of a branch.", mend="Teach another class.")
     own = {t: model.adapters.get(t, model.base) for t in sources}
     classes: list[KnownClass] = []
     rows: list[int] = []
@@ -150,7 +154,7 @@ def measure(
     most = max(counts)
     first = list(bundles(snapshot, counts, kinds[:1], place, say))
     further = list(bundles(snapshot, [most], kinds[1:], place, say))
-    wanted = [(*made, backends[0], rule) for made in (*first, *further) for rule in ("routed",)]
+    wanted = [(*made, backends[0], "routed") for made in (*first, *further)]
     wanted += [(*first[-1], backends[0], rule) for rule in ("base", "published")]
     wanted += [(*first[-1], name, "routed") for name in backends[1:]]
     for count, layout, precision, out, name, rule in wanted:

@@ -278,7 +278,9 @@ class Learner:
             checkpoint.discard()
         if export is not None:
             try:
+                progress("export", 0, 1)  # half a minute where the graphs are still to be made
                 exported = self.export(export)
+                progress("export", 1, 1)
             except EdgeClError as error:
                 kept = f"The classes are learned: version {number} of {self.store.path} is in force."
                 mend = f"{error.mend} Then: edge-cl export {export} --store {self.store.path}"

@@ -30,6 +30,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 8 << 20  # most that a manifest may have: thousands of classes need less
 LAYOUTS = ("shared", "merged")
+DTYPES: Mapping[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16}  # of the graphs, by precision
+ENGINES = "engines"  # directory in a bundle
 BASE = -1  # stands for the base branch among task numbers
 
 _FILE = re.compile(r"[a-z][a-z0-9-]*-[0-9a-f]{16}\.(onnx|safetensors)", re.ASCII)
@@ -166,7 +168,7 @@ class Manifest:
         found = hashlib.sha256(canonical_json(value)).hexdigest()
         if found != file["sha256"]:
             raise ValueError(f"its content has SHA-256 {found}, expected {file['sha256']}")
-        if value["layout"] not in LAYOUTS or value["precision"] not in ("fp32", "fp16"):
+        if value["layout"] not in LAYOUTS or value["precision"] not in DTYPES:
             raise ValueError(f"it says layout {value['layout']!r} and precision {value['precision']!r}")
         files = {role: FileRef(**ref) for role, ref in value["files"].items()}
         for role, ref in files.items():
@@ -281,9 +283,11 @@ class Bundle:
         return joint_factors(t["A"], t["B"], shape.r)
 
     def adapters(self) -> dict[int, Factors]:
-        """Return the adapters of the suffix by task, `BASE` for the base branch; none where nothing was adapted."""
-        roles = {BASE: "adapter/base"} | {t: f"adapter/{t}" for t in self.manifest.tasks}
-        return {task: self.factors(role) for task, role in roles.items() if role in self.manifest.files}
+        """Return the adapters of the suffix by task, `BASE` first for the base branch: one of zeros if it has none."""
+        roles = {t: f"adapter/{t}" for t in self.manifest.tasks}
+        own = {task: self.factors(role) for task, role in roles.items() if role in self.manifest.files}
+        adapted = "adapter/base" in self.manifest.files
+        return {BASE: self.factors("adapter/base") if adapted else no_factors(self.manifest.shape), **own}
 
     def shared_projections(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the prefix's fused projections, the shared adapter merged in: (D, 3D) each, as the graphs have them.
@@ -292,7 +296,7 @@ class Bundle:
         """
         if "adapter/shared" not in self.manifest.files:
             return {}
-        shape, dtype = self.manifest.shape, np.float16 if self.manifest.precision == "fp16" else np.float32
+        shape, dtype = self.manifest.shape, DTYPES[self.manifest.precision]
         down, up = self.factors("adapter/shared")
         names = [f"blocks.{i}.attn.qkv.weight" for i in range(shape.split)]
         weights = self.tensors("weights", dict.fromkeys(names, (shape.width, 3 * shape.width)))
@@ -339,6 +343,12 @@ class Bundle:
 
     def _fault(self, role: str, what: str) -> BundleError:
         return BundleError(f"{self.file(role)} cannot be used: {what}.", mend=f"edge-cl export {self.path}")
+
+
+def no_factors(shape: Shape) -> Factors:
+    """Return the joint factors of a suffix that nothing adapts."""
+    depth, width, rank = shape.depth - shape.split, shape.width, 2 * shape.r
+    return np.zeros((depth, rank, width), np.float32), np.zeros((depth, 3 * width, rank), np.float32)
 
 
 def joint_factors(A: Array, B: Array, r: int) -> Factors:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from edge_cl.export.bundle import BASE, Factors
+from edge_cl.export.bundle import BASE, DTYPES, Factors
 from edge_cl.head import Head
 
 MOST = np.float32(1e6)  # what stands for "no bound" where a graph must divide by it
@@ -31,7 +31,7 @@ def head_tensors(
     """
     tasks = np.unique(head.tasks)
     order = [BASE, *(t for t in sorted(adapters) if t != BASE)]
-    dtype = np.float16 if precision == "fp16" else np.float32
+    dtype = DTYPES[precision]
     down, up = (np.stack([adapters[t][i] for t in order]).astype(dtype) for i in (0, 1))
     own_weight, own_bias = np.zeros_like(head.discriminant.weight), np.zeros_like(head.discriminant.bias)
     own_centre = np.zeros((len(tasks), own_weight.shape[1]), np.float32)

@@ -7,19 +7,16 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from edge_cl.backend import BATCH_SIZE
 from edge_cl.durable import make_directory
 from edge_cl.errors import EngineError
-from edge_cl.export.bundle import BASE, Bundle, Factors
+from edge_cl.export.bundle import BASE, ENGINES, Bundle, Factors
 from edge_cl.export.engine import BuildOptions, Progress, Say, workspace_mb
 from edge_cl.export.engine_key import EngineFolder, EngineKey, Platform
 from edge_cl.export.engine_source import EngineSource, Weights
 from edge_cl.export.ladder import Compiler, EngineRequest, Prepared, prepare_engine
 from edge_cl.export.reference import Example, Reference
 
-ENGINES = "engines"  # directory in a bundle
 TIMING_CACHE = "timing.cache"
 
 
@@ -167,13 +164,7 @@ def _suffix_examples(
 
 def branch_factors(bundle: Bundle) -> dict[int, Factors]:
     """Return what the shared suffix is given for each branch, the base branch first; nothing in layout merged."""
-    if bundle.manifest.layout == "merged":
-        return {}
-    shape, adapters = bundle.manifest.shape, bundle.adapters()
-    depth = shape.depth - shape.split
-    down = np.zeros((depth, 2 * shape.r, shape.width), np.float32)
-    up = np.zeros((depth, 3 * shape.width, 2 * shape.r), np.float32)
-    return {BASE: adapters.get(BASE, (down, up)), **adapters}
+    return {} if bundle.manifest.layout == "merged" else bundle.adapters()
 
 
 def found_engine(bundle: Bundle, engine: BundleEngine, platform: Platform) -> FoundEngine:

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from edge_cl.backbone import Backbone
 from edge_cl.durable import replace_bytes
 from edge_cl.export import graphs
-from edge_cl.export.bundle import BASE, BundleClass, Factors, FileRef, Manifest, Shape, joint_factors
+from edge_cl.export.bundle import BASE, BundleClass, Factors, FileRef, Manifest, Shape, joint_factors, no_factors
 from edge_cl.export.classifier import head_tensors
 from edge_cl.export.merge import merge_adapters
 from edge_cl.export.publication import GRAPHS, Publication
@@ -31,7 +31,6 @@ EDITION = 2  # raised when the graphs of the same backbone become others
 CLASSIFIER = "classifier.onnx"
 
 Say = Callable[[str], None]
-Weights = Mapping[str, npt.NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
@@ -244,17 +243,11 @@ def _write_classifier(snapshot: Snapshot, path: Path, recipe: str, precision: st
 
 def _classifier_tensors(snapshot: Snapshot, precision: str) -> dict[str, npt.NDArray[np.generic]]:
     model, shape = snapshot.model, snapshot.shape
-    adapters: dict[int, Factors] = {}
+    adapters: dict[int, Factors] = {BASE: no_factors(shape)}
     for task, adapter in {BASE: model.base, **model.adapters}.items():
-        pair = _pair(adapter) if adapter is not None else _nothing(shape)
-        adapters[task] = joint_factors(pair["A"], pair["B"], shape.r)
+        if adapter is not None:
+            adapters[task] = joint_factors(**_pair(adapter), r=shape.r)
     return dict(head_tensors(snapshot.head, adapters, precision))
-
-
-def _nothing(shape: Shape) -> dict[str, npt.NDArray[np.float32]]:
-    depth = shape.depth - shape.split
-    sizes = {"A": (depth, 2, shape.r, shape.width), "B": (depth, 2, shape.width, shape.r)}
-    return {name: np.zeros(size, np.float32) for name, size in sizes.items()}
 
 
 def _classifier_there(path: Path, recipe: str) -> onnx.ModelProto | None:

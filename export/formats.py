@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_cl.errors import UsageError, did_you_mean
-from edge_cl.export.bundle import LAYOUTS, BundleError, read_manifest
+from edge_cl.export.bundle import ENGINES, LAYOUTS, BundleError, read_manifest
 from edge_cl.export.exporter import Say, Snapshot, export_bundle
 from edge_cl.export.graphs import PRECISIONS
 from edge_cl.export.peft import export_peft
@@ -63,8 +63,6 @@ def _tensorrt(snapshot: Snapshot, out: Path, layout: str | None, precision: str 
 
 def format_of(out: Path) -> str:
     """Return the format that brings a bundle up to date: with its engines, where it has some."""
-    from edge_cl.export.engines import ENGINES
-
     return "tensorrt" if (out / ENGINES).is_dir() else "onnx"
 
 

@@ -109,3 +109,10 @@ def test_an_unknown_method_is_named(data: Path, tmp_path: Path) -> None:
     done = edge_cl("benchmark", "accuracy", data, "--method", "lda", "--output", tmp_path)
     assert done.code == 2
     assert "Unknown method 'lda'. Known: lda-all, lda-last" in done.err
+
+
+@pytest.mark.parametrize("text", ["x", "", "0", "1,,2", "-3", "1.5"])
+def test_increments_that_are_no_numbers_are_refused(data: Path, tmp_path: Path, text: str) -> None:
+    done = edge_cl("benchmark", "accuracy", data, f"--increment={text}", "--output", tmp_path)
+    assert done.code == 2
+    assert "are no numbers" in " ".join(done.err.split())

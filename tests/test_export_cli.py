@@ -47,7 +47,9 @@ def test_json_of_export(deployed: Deployed, store: Path, tmp_path: Path) -> None
 def test_learn_updates_a_bundle(deployed: Deployed, store: Path, tmp_path: Path) -> None:
     out = deployed.copy(tmp_path / "bundle")
     classifier = Classifier(out)
-    value = learn(store, "--export", out, "--json").json
+    run = learn(store, "--export", out, "--json")
+    value = run.json
+    assert "write the bundle ..." in run.err
     assert value["version"] == value["export"]["version"] == 5
     assert value["export"]["path"] == str(out)
     assert value["export"]["graphs_built"] is False

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from edge_cl.errors import UsageError, did_you_mean
-from edge_cl.export.bundle import PATIENCE_S, Bundle, BundleError, publication_of, read_manifest
+from edge_cl.export.bundle import ENGINES, PATIENCE_S, Bundle, BundleError, publication_of, read_manifest
 from edge_cl.recognition import RULES, Prediction, Recogniser
 
 Frame = npt.NDArray[np.uint8]
@@ -58,7 +58,7 @@ def _tensorrt(bundle: Bundle, threads: int | None, previous: Any) -> Any:
 
 def automatic(path: Path) -> str:
     """Choose a backend: TensorRT for a bundle that has engines, where TensorRT is installed; else ONNX Runtime."""
-    engines = any((path / "engines").glob("*.json"))
+    engines = any((path / ENGINES).glob("*.json"))
     return "tensorrt" if engines and find_spec("tensorrt") and find_spec("pycuda") else "onnxruntime"
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edge_cl.backend import Encoding
-from edge_cl.export.bundle import BASE, Bundle, BundleError, Factors
+from edge_cl.export.bundle import BASE, DTYPES, Bundle, BundleError, Factors
 from edge_cl.preprocess import Pixels
 from edge_cl.statistics import Array
 
@@ -40,17 +40,13 @@ class OnnxBackend:
         self._shape = manifest.shape
         self._sessions: dict[tuple[str, ...], Any] = dict(previous._sessions) if previous else {}
         self._used: set[tuple[str, ...]] = set()
-        dtype = np.float16 if manifest.precision == "fp16" else np.float32
+        dtype = DTYPES[manifest.precision]
         self._feeds = {task: _feed(factors, dtype) for task, factors in bundle.adapters().items()}
         if manifest.layout == "shared":
-            width, r = self._shape.width, self._shape.r
-            depth = self._shape.depth - self._shape.split
-            nothing = (np.zeros((depth, 2 * r, width), np.float32), np.zeros((depth, 3 * width, 2 * r), np.float32))
-            self._feeds.setdefault(BASE, _feed(nothing, dtype))
             self._prefix = self._session("prefix", bundle.shared_projections)
         else:
             self._prefix = self._session("merged/prefix" if "merged/prefix" in manifest.files else "prefix")
-        for task in {BASE, *self._feeds}:  # now: an update may sweep the files away before they are first asked for
+        for task in self._feeds:  # now: an update may sweep the files away before they are first asked for
             self._suffix(task)
         for key in set(self._sessions) - self._used:
             del self._sessions[key]
