@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import timm
+import torch
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -58,12 +59,14 @@ class BackboneSpec:
 def build(spec: BackboneSpec, weights: Mapping[str, Tensor]) -> Backbone:
     """Build a frozen backbone from its specification and weights.
 
-    Position embeddings are resampled to the input size; a classification head among the weights is left out.
+    Position embeddings are resampled to the input size; a classification head among the weights is left out. The other
+    weights are held, not copied, where they are of the backbone's type: beside them it takes no memory.
 
     Raises:
         BackboneError: an unknown or unsupported architecture, or weights that do not fit it.
     """
-    vit = _create(spec)
+    with torch.device("meta"):
+        vit = _create(spec)
     state = dict(checkpoint_filter_fn(dict(weights), vit))
     wanted = vit.state_dict()
     heads = ("head.", "head_dist.", "fc.")
@@ -81,7 +84,7 @@ def build(spec: BackboneSpec, weights: Mapping[str, Tensor]) -> Backbone:
             + (f" and {len(faults) - 6} more." if len(faults) > 6 else "."),
             mend="Name the architecture that they belong to with --backbone.",
         )
-    vit.load_state_dict({key: state[key].to(wanted[key].dtype) for key in wanted})
+    vit.load_state_dict({key: state[key].to(wanted[key].dtype).contiguous() for key in wanted}, assign=True)
     return Backbone(vit, spec.split)
 
 

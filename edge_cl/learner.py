@@ -165,16 +165,15 @@ class Learner:
 
     def load(self, version: Version | None = None) -> tuple[Model, Encoder]:
         """Return the model of a version (HEAD if not given) and the backbone with its adapters."""
-        import safetensors.torch
-
         from edge_cl.architecture import build
         from edge_cl.features import Encoder
         from edge_cl.model import Model
+        from edge_cl.weights import read_weights
 
         version = version or self.store.head
         if version.number not in self._loaded:
             model = Model.load(self.store, version)
-            backbone = build(model.spec, safetensors.torch.load(self.store.read_bytes(version, "backbone")))
+            backbone = build(model.spec, read_weights(self.store.object_path(version, "backbone")))
             device = _device(self.device)
             for adapter in (model.shared, model.base, *model.adapters.values()):
                 if adapter is not None:

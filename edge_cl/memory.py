@@ -20,7 +20,7 @@ from edge_cl.config import LearnConfig
 from edge_cl.decoded import WORKING_COPY
 from edge_cl.errors import EdgeClError
 from edge_cl.features import Encoder
-from edge_cl.statistics import rows_at_once
+from edge_cl.statistics import fold_rows, rows_at_once
 from edge_cl.training import batch_count
 
 MB = 2**20
@@ -94,9 +94,11 @@ class Footprint:
         return branches * rows * (self.features + self.width) * FLOAT
 
     def _statistics_b(self, config: LearnConfig) -> float:
-        rows = min(self.work.train * (1 + config.views), rows_at_once(self.features))
-        rank = min(self.directions + rows, config.covariance_rank)
-        return FLOAT * self.features * (self.directions + 2 * rows + rank) + 3 * 8 * (self.directions + rows) ** 2
+        count, at_once, rank = self.work.train * (1 + config.views), rows_at_once(self.features), config.covariance_rank
+        pooled, kept = fold_rows(self.directions, count, at_once, rank)
+        own, _ = fold_rows(0, count, at_once, rank)  # of the task's branch, on top of the model's
+        gram = min(max(self.directions, kept), rank) + min(count, at_once)
+        return FLOAT * self.features * max(pooled, kept + own) + 3 * 8 * gram**2
 
     def fit(self, config: LearnConfig, idle_mb: float, limit_mb: float) -> LearnConfig:
         """Return the settings nearest to the given ones whose peak stays under a limit.

@@ -24,6 +24,26 @@ def rows_at_once(width: int) -> int:
     return max(64, min(ROWS_AT_ONCE, ROWS_BYTES // (4 * width)))
 
 
+def fold_rows(directions: int, count: int, at_once: int, rank: int) -> tuple[int, int]:
+    """Return how many rows of F numbers `Scatter.add` holds at most, beside the basis it begins with, and K after it.
+
+    Args:
+        directions: K before.
+        count: rows to fold in.
+        at_once: of them, in one fold.
+        rank: largest K kept.
+    """
+    most, basis = 0, 0  # of its own
+    while count > 0:
+        rows = min(count, at_once)
+        after = min(directions + rows, rank)
+        # What is folded in, its copy behind the scaled basis, and that, or later the next basis.
+        most = max(most, basis + rows + (directions + rows) + max(directions, after))
+        basis = directions = after
+        count -= rows
+    return most, directions
+
+
 @dataclass(frozen=True)
 class Scatter:
     """A within-class scatter matrix: `basis^T diag(energy) basis` plus `rest` spread evenly over all directions.

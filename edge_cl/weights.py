@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from timm.data.config import resolve_data_config
 from torch import Tensor
 
@@ -64,16 +63,27 @@ def find_backbone(name: str = "", weights: Path | None = None, image_size: int |
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file of weights.
 
+    The file is mapped anew for every tensor: what was read of a mapped file counts as the process's memory until it is
+    closed, and would double the peak.
+
     Raises:
         BackboneError: it is missing, or is no safetensors file.
     """
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+        return {name: _read_tensor(path, name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise BackboneError(
             f"Cannot read weights from {path}: {error}.",
             mend="Pass a whole .safetensors file to --weights; pickled weights are never loaded.",
         ) from error
+
+
+def _read_tensor(path: Path, name: str) -> Tensor:
+    with safe_open(path, "pt") as file:
+        tensor: Tensor = file.get_tensor(name)
+        return tensor.clone()
 
 
 def _shipped(image_size: int | None) -> BackboneSource:

@@ -6,19 +6,26 @@ import json
 import math
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import timm
+import torch
 import typer
+from safetensors.torch import save_file
 from small import CONFIG, edge_cl, new_learner, write_looks
 
 from edge_cl.budget import Work
 from edge_cl.cli_options import megabytes
 from edge_cl.config import LearnConfig
 from edge_cl.errors import EdgeClError, UsageError
+from edge_cl.learner import Learner
 from edge_cl.memory import LIBRARIES_MB, Footprint, idle_mb, peak_mb
+from edge_cl.statistics import Statistics
 
 FIRST = Footprint(Work(100, 10, 0.5, adapts=True, together=True, distils=False), 192, 65, 12, 4608, 128)
 LATER = replace(FIRST, work=replace(FIRST.work, together=False, seen=0.5))
@@ -37,9 +44,50 @@ def test_peak_by_hand(together: bool, micro_batch: int, recompute: bool) -> None
     training = at_once * 4 * ((1 if together else 0.5) * 65 * 192 * (saved + 14) + 2 * square)
     features = (1 if together else 2) * 110 * (4608 + 192) * 4
     encoding = micro_batch * 4 * (65 * 192 * 30 + 2 * square)
-    statistics = 4 * 4608 * (2 * 100 + 100) + 24 * 100**2
+    statistics = 4 * 4608 * (2 * 100 + 100 + 100) + 24 * (100 + 100) ** 2
     peak = max(training + (pictures if together else features), pictures + features + encoding, features + statistics)
     assert (FIRST if together else LATER).peak_mb(config) == pytest.approx(LIBRARIES_MB + peak / 2**20)
+
+
+@pytest.mark.parametrize(
+    ("known", "train", "views", "rank"),
+    [(0, 96, 0, 512), (0, 96, 3, 512), (0, 96, 3, 64), (0, 192, 3, 512), (96, 96, 0, 512), (192, 96, 3, 128)],
+)
+def test_statistics_against_what_they_allocate(known: int, train: int, views: int, rank: int) -> None:
+    """The model's and the task's own statistics, of one fold and of several, of few and of all directions."""
+    width, labels = 12 * 2 * 384, np.arange(train) // 12
+    drawn = np.random.default_rng(0).normal(size=(1 + views, known + train, width)).astype(np.float32)
+    before = Statistics.empty(width).add(drawn[0, :known], np.arange(known) // 12, rank=rank)
+    footprint = replace(
+        FIRST, work=replace(FIRST.work, train=train), features=width, directions=len(before.scatter.energy)
+    )
+    tracemalloc.start()
+    model = before.add(drawn[:, known:], labels + len(before), rank=rank)
+    own = Statistics.empty(width).add(drawn[:, known:], labels, rank=rank)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(model.scatter.energy) >= len(own.scatter.energy)
+    predicted = footprint._statistics_b(replace(DEFAULT, views=views, covariance_rank=rank))
+    assert predicted == pytest.approx(peak, rel=0.15)
+
+
+def test_loading_a_backbone_takes_its_weights_once(tmp_path: Path) -> None:
+    """Neither the store's file nor weights that the backbone begins with come beside them, at any moment."""
+    with torch.device("meta"):
+        wanted = timm.create_model("vit_small_patch16_224", img_size=32, num_classes=0).state_dict()
+    weights = tmp_path / "small.safetensors"
+    save_file({name: torch.zeros(value.shape) for name, value in wanted.items()}, weights)
+    size = weights.stat().st_size / 2**20
+    new_learner(tmp_path).load()  # imports
+    before = idle_mb()
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    learner = Learner.init(
+        tmp_path / "small", backbone="vit_small_patch16_224", weights=weights, image_size=32, device="cpu"
+    )
+    assert 0.9 * size < peak_mb() - before < 1.3 * size
+    learner.load()
+    assert idle_mb() - before > 0.9 * size
+    assert peak_mb() - before < 1.3 * size
 
 
 @pytest.mark.parametrize("footprint", [FIRST, LATER], ids=["first", "later"])
