@@ -17,7 +17,8 @@ class Encoding:
     """What the prefix and one branch make of a batch of pictures.
 
     Attributes:
-        tokens: prefix tokens, (B, N, D), in whatever form the backend keeps them.
+        tokens: prefix tokens, (B, N, D), in whatever form the backend keeps them; `numpy.asarray` copies them to the
+            host.
         features: summaries of all blocks, each of unit length, laid out flat: (B, F).
         last: the class token (or patch mean) of the last block after the final norm, (B, D).
     """

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from edge_cl.backbone import Backbone
 from edge_cl.backend import BATCH_SIZE, Encoding
+from edge_cl.compiled import CompiledGraphs
 from edge_cl.lora import Adapter
 from edge_cl.preprocess import Pixels, Preprocess
 from edge_cl.statistics import Array
@@ -32,6 +33,7 @@ class Encoder:
         base: adapter of the base branch, or None for the bare suffix.
         device: where it runs.
         batch_size: most pictures that it encodes at once.
+        compiled: graphs that encode in the place of torch, as long as these adapters are those they were compiled with.
     """
 
     backbone: Backbone
@@ -40,6 +42,18 @@ class Encoder:
     base: Adapter | None = None
     device: torch.device = CPU
     batch_size: int = BATCH_SIZE
+    compiled: CompiledGraphs | None = None
+
+    @property
+    def graphs(self) -> CompiledGraphs | None:
+        """The compiled graphs of the adapters in force; None where torch encodes."""
+        same = self.compiled and self.compiled.shared is self.shared and self.compiled.base is self.base
+        return self.compiled if same else None
+
+    @property
+    def runtime(self) -> str:
+        """Name of what encodes pictures."""
+        return self.graphs.name if self.graphs else "torch"
 
     @property
     def width(self) -> int:
@@ -58,6 +72,8 @@ class Encoder:
     @torch.no_grad()
     def encode(self, pixels: Pixels) -> Encoding:
         """Run prefix and base branch on (B, S, S, 3) uint8."""
+        if self.graphs:
+            return self.graphs.encode(pixels, self.device)
         summaries: list[Tensor] = []
         tokens = self.backbone.prefix(self.input(pixels), self.shared, summaries)
         return self.branch(tokens, _features(summaries), self.base)
@@ -77,7 +93,7 @@ class Encoder:
         return Encoding(tokens, every, self.backbone.classify_token(after).float().cpu().numpy())
 
     def prefix_digest(self) -> str:
-        """Return the SHA-256 of all that decides the prefix tokens of a picture: weights, adapter, preprocessing."""
+        """Return the SHA-256 of all that decides a picture's prefix tokens: weights, adapter, input, runtime."""
         backbone, digest = self.backbone, hashlib.sha256()
         later = tuple(f"blocks.{i}." for i in range(backbone.split, backbone.depth))
         heads = [block.attn.num_heads for block in backbone.blocks]
@@ -87,6 +103,7 @@ class Encoder:
                 digest.update(name.encode() + value.cpu().numpy().tobytes())
         for name, value in sorted((self.shared.to_numpy() if self.shared else {}).items()):
             digest.update(name.encode() + value.tobytes())
+        digest.update(self.graphs.digest.encode() if self.graphs else b"")
         return digest.hexdigest()
 
     def batches(self, pixels: Sequence[Pixels]) -> Iterator[Encoding]:

@@ -228,7 +228,8 @@ class Learner:
             config: settings.
             task: name of the task.
             update: let new pictures of known classes join their statistics.
-            export: a bundle to make, or to bring up to date, once the new version is in force.
+            export: a bundle to make, or to bring up to date, once the new version is in force. Where its graphs are
+                those of the version before, and the task leaves prefix and base branch alone, they encode the pictures.
             progress: told (stage, steps done, steps in all).
             started: when the time that `config` allows began, by `time.monotonic`; now, if not given.
 
@@ -239,8 +240,10 @@ class Learner:
             BundleError: the bundle cannot be written. Where that shows only after the learn, its version is in force.
         """
         from edge_cl.checkpoint import Checkpoint
+        from edge_cl.compiled import with_compiled
         from edge_cl.learning import Stopwatch, learn
         from edge_cl.outcome import measure_outcome, require_little_forgetting
+        from edge_cl.plan import keeps_encoder
         from edge_cl.tokens import TokenCache
 
         if export is not None:
@@ -256,7 +259,11 @@ class Learner:
             parent = transaction.parent
             assert parent is not None
             old, encoder = self.load(parent)
-            checkpoint = Checkpoint(self.store.work, _job_key(parent, intake, config, str(encoder.device)))
+            # Graphs hold weights of their own: not for a learn whose memory is limited.
+            limited = config.memory_mb is not None
+            if export and old.classes and not limited and keeps_encoder(replace(old, config=config), intake):
+                encoder = with_compiled(encoder, self.snapshot(), Path(export))
+            checkpoint = Checkpoint(self.store.work, _job_key(parent, intake, config, encoder))
             cache = TokenCache(checkpoint.directory / "tokens", config.cache_mb << 20)
             learned = learn(
                 old, encoder, intake, config, task,
@@ -458,13 +465,14 @@ def _device(name: str) -> Any:
     return torch.device(name)
 
 
-def _job_key(parent: Version, intake: Intake, config: LearnConfig, device: str) -> dict[str, Any]:
-    """Name all that the result of a learn depends on."""
+def _job_key(parent: Version, intake: Intake, config: LearnConfig, encoder: Encoder) -> dict[str, Any]:
+    """Name all that the result of a learn depends on; what encodes is part, so that no learn mixes two runtimes."""
     return {
         "parent": parent.number,
         "state": parent.objects["state"].sha256,
         "config": config.to_json(),
-        "device": device,
+        "device": str(encoder.device),
+        "compiled": encoder.graphs and encoder.graphs.digest,
         "pictures": [[p.label, p.sha256] for p in (*intake.train, *intake.hold_out)],
     }
 

@@ -53,12 +53,14 @@ class Learned:
         task: number of the new task, or None.
         epochs: of adapter training (0: statistics only).
         plan: what was decided before it began.
+        runtime: name of what encoded the pictures.
     """
 
     model: Model
     task: int | None
     epochs: int
     plan: Plan
+    runtime: str
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def learn(
         if config.choose_shrinkage:
             model = with_best_shrinkage(model)
         model = _calibrated(model, task if intake.new else None)
-    return Learned(model, task if intake.new else None, epochs, plan)
+    return Learned(model, task if intake.new else None, epochs, plan, encoder.runtime)
 
 
 def _with_new_classes(model: Model, intake: Intake, task_name: str | None) -> tuple[Model, int]:

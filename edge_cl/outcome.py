@@ -38,6 +38,7 @@ def measure_outcome(
         images=len(intake.folder.pictures),
         skipped=skipped_json(intake.folder),
         epochs=learned.epochs,
+        runtime=learned.runtime,
         seconds={stage: round(seconds.get(stage, 0.0), 3) for stage in STAGES},
         budget={
             "time_s": asked.time_s,

@@ -32,10 +32,16 @@ def shapes_base(model: Model, intake: Intake) -> bool:
     return model.base is None or len(intake.new) >= model.config.readapt_factor * model.base_classes
 
 
+def keeps_encoder(model: Model, intake: Intake) -> bool:
+    """Return whether shared and base adapter stay as they are: no more than an adapter of the task's own is trained."""
+    return not adapts(model, intake) or (not shapes_base(model, intake) and model.config.shared_update == "freeze")
+
+
 def measure_pace(encoder: Encoder, intake: Intake, config: LearnConfig, started: float) -> TimeBudget | None:
     """Measure the pace on some of the pictures, where there is a time to keep to."""
     if config.time_s is None:
         return None
+    encoder = replace(encoder, compiled=None)  # training, whose seconds this gives too, runs in torch
     some, spec, start = intake.train[:PACE_PICTURES], encoder.preprocess, time.monotonic()
     copies = decode(some, spec, copies=True).copies
     decoded = time.monotonic()

@@ -24,6 +24,7 @@ class LearnReport:
         images: pictures learned from, hold-out included.
         skipped: files not used: {path, why}.
         epochs: of each adapter stage; 0 where statistics alone were taken.
+        runtime: what encoded the pictures: "torch", or "onnxruntime" or "tensorrt" with the graphs of a bundle.
         seconds: by stage: total, scan, shared, prefix, train, head.
         budget: {time_s, predicted_s, memory_mb, predicted_mb, idle_mb}: seconds and MB allowed (None where not limited)
             and predicted before training, and the MB of the process with the model loaded.
@@ -46,6 +47,7 @@ class LearnReport:
     images: int
     skipped: Sequence[Mapping[str, str]]
     epochs: int
+    runtime: str
     seconds: Mapping[str, float]
     budget: Mapping[str, float | None]
     peak_memory_mb: float
@@ -96,7 +98,7 @@ class LearnReport:
             *(f"| {stage} | {value:.1f} |" for stage, value in self.seconds.items()),
             "",
             f"Peak memory {self.peak_memory_mb:.0f} MB{self._kept_to_memory()}, {self.epochs} epochs."
-            f"{self._kept_to_time()}",
+            f"{self._kept_to_time()} Pictures encoded by {self.runtime}.",
         ]
         if self.notes:
             lines += ["", "## Notes", "", *(f"- {note}" for note in self.notes)]

@@ -33,6 +33,8 @@ LAYOUTS = ("shared", "merged")
 DTYPES: Mapping[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16}  # of the graphs, by precision
 ENGINES = "engines"  # directory in a bundle
 BASE = -1  # stands for the base branch among task numbers
+ADAPTERS = ("adapter/shared", "adapter/base")  # roles of the adapters that encode every picture, ...
+ENCODING = (*ADAPTERS, "weights", "prefix", "suffix", "merged/prefix", "merged/base")  # ... and of all that does
 
 _FILE = re.compile(r"[a-z][a-z0-9-]*-[0-9a-f]{16}\.(onnx|safetensors)", re.ASCII)
 _PARTIAL = re.compile(rf"\.{_FILE.pattern}\.tmp", re.ASCII)

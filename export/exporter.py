@@ -18,7 +18,17 @@ from safetensors.numpy import save
 from edge_cl.backbone import Backbone
 from edge_cl.durable import replace_bytes
 from edge_cl.export import graphs
-from edge_cl.export.bundle import BASE, BundleClass, Factors, FileRef, Manifest, Shape, joint_factors, no_factors
+from edge_cl.export.bundle import (
+    ADAPTERS,
+    BASE,
+    BundleClass,
+    Factors,
+    FileRef,
+    Manifest,
+    Shape,
+    joint_factors,
+    no_factors,
+)
 from edge_cl.export.classifier import head_tensors
 from edge_cl.export.merge import merge_adapters
 from edge_cl.export.publication import GRAPHS, Publication
@@ -132,6 +142,14 @@ def _recipe(snapshot: Snapshot, layout: str, precision: str) -> str:
     spec, shape = snapshot.model.spec.to_json(), asdict(snapshot.shape)
     parts: Sequence[Json] = [EDITION, spec, snapshot.weights_sha256, layout, precision, shape]
     return hashlib.sha256(canonical_json(parts)).hexdigest()[:16]
+
+
+def encodes_alike(manifest: Manifest, snapshot: Snapshot) -> bool:
+    """Return whether a bundle has a snapshot's prefix and base branch: same backbone, preprocessing and adapters."""
+    files = {role: data for role, data in _adapter_files(snapshot.model).items() if role in ADAPTERS}
+    wanted = {role: hashlib.sha256(data).hexdigest() for role, data in files.items()}
+    found = {role: ref.sha256 for role, ref in manifest.files.items() if role in ADAPTERS}
+    return found == wanted and manifest.recipe == _recipe(snapshot, manifest.layout, manifest.precision)
 
 
 def _manifest(snapshot: Snapshot, layout: str, precision: str, recipe: str, refs: Mapping[str, FileRef]) -> Manifest:

@@ -126,6 +126,10 @@ def driver(device: Device) -> ModuleType:
         device.copies.append(size)
         ctypes.memmove(target, source, size)
 
+    def memcpy_dtoh(target: np.ndarray, source: int) -> None:
+        device.need_context()
+        ctypes.memmove(target.ctypes.data, source, target.nbytes)
+
     values = {
         "Error": CudaError,
         "MemoryError": CudaMemoryError,
@@ -139,6 +143,7 @@ def driver(device: Device) -> ModuleType:
         "mem_alloc": lambda size: Allocation(device, size),
         "to_device": to_device,
         "memcpy_dtod_async": memcpy_dtod_async,
+        "memcpy_dtoh": memcpy_dtoh,
     }
     for name, value in values.items():
         setattr(cuda, name, value)

@@ -87,6 +87,17 @@ def test_a_branch_of_a_branch_has_the_right_tokens(backend: TensorRTBackend, ref
     np.testing.assert_allclose(found.features, expected.features, atol=2e-5)
 
 
+@pytest.mark.parametrize("rows", [[0], [1, 2], [5, 0, 3], [2, 2], list(range(11)), []])
+def test_tokens_on_the_host_are_those_of_torch(
+    rows: list[int], backend: TensorRTBackend, reference: TorchBackend
+) -> None:
+    pixels = frames(11)
+    found = np.asarray(backend.encode(pixels).tokens[rows])
+    expected = reference.encode(pixels).tokens.numpy()[rows]
+    assert (found.shape, found.dtype) == (expected.shape, np.float32)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_encodings_held_do_not_overwrite_each_other(backend: TensorRTBackend, reference: TorchBackend) -> None:
     pixels = [frames(3, seed) for seed in range(6)]
     held = [backend.encode(p) for p in pixels]

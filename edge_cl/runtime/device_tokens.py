@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 
 class TokenBuffer:
     """Device memory for the tokens of one batch; when it is forgotten, the memory is lent again."""
@@ -23,10 +26,18 @@ class TokenPool:
         pictures: in a batch, at most.
         row_bytes: of the tokens of one picture.
         count: batches that have memory from the start; more is made when more are held at once.
+        read: copies the tokens of some pictures to the host.
     """
 
-    def __init__(self, allocate: Callable[[int], Any], pictures: int, row_bytes: int, count: int) -> None:
-        self.pictures, self.row_bytes = pictures, row_bytes
+    def __init__(
+        self,
+        allocate: Callable[[int], Any],
+        pictures: int,
+        row_bytes: int,
+        count: int,
+        read: Callable[[DeviceTokens], npt.NDArray[np.generic]],
+    ) -> None:
+        self.pictures, self.row_bytes, self.read = pictures, row_bytes, read
         self._allocate = allocate
         self._free = [self._new() for _ in range(count)]
 
@@ -59,6 +70,11 @@ class DeviceTokens:
     def __getitem__(self, rows: Sequence[int]) -> DeviceTokens:
         """Return the tokens of some of the pictures; nothing is copied."""
         return DeviceTokens(self.pool, self.buffers, tuple(self.rows[i] for i in rows))
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[np.generic]:
+        """Return a copy in host memory, (B, N, D), as `numpy.asarray` asks for it."""
+        del copy
+        return np.asarray(self.pool.read(self), dtype)
 
     def stretches(self) -> Iterator[tuple[int, int]]:
         """Yield address and number of pictures of each stretch that lies in one piece, in the order of the pictures."""

@@ -171,6 +171,13 @@ class Gpu:
         """Return device memory that holds a copy of an array."""
         return self._cuda.to_device(np.ascontiguousarray(array))
 
+    def download(self, source: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+        """Return a copy of an array in device memory, after all work in the stream."""
+        array = np.empty(shape, dtype)
+        self._stream.synchronize()
+        self._cuda.memcpy_dtoh(array, source)
+        return array
+
     def copy(self, target: int, source: int, size: int) -> None:
         """Copy so many bytes within device memory, in the order of the stream."""
         self._cuda.memcpy_dtod_async(target, source, size, self._stream)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edge_cl.backend import Encoding
-from edge_cl.export.bundle import BASE, DTYPES, Bundle, BundleError, Factors
+from edge_cl.export.bundle import BASE, DTYPES, ENCODING, Bundle, BundleError, Factors
 from edge_cl.preprocess import Pixels
 from edge_cl.statistics import Array
 
@@ -27,6 +27,9 @@ class OnnxBackend:
         threads: CPU threads; as many as there are cores, if not given.
         previous: backend of the same bundle before an update, whose sessions are kept where nothing changed.
 
+    Attributes:
+        names: SHA-256 of the files that prefix and base branch are made of.
+
     Raises:
         BundleError: ONNX Runtime refuses a graph, or it takes or gives other tensors than the bundle's.
     """
@@ -38,6 +41,7 @@ class OnnxBackend:
         self.preprocess = manifest.preprocess
         self._bundle, self._threads = bundle, threads
         self._shape = manifest.shape
+        self.names = tuple(ref.sha256 for role, ref in sorted(manifest.files.items()) if role in ENCODING)
         self._sessions: dict[tuple[str, ...], Any] = dict(previous._sessions) if previous else {}
         self._used: set[tuple[str, ...]] = set()
         dtype = DTYPES[manifest.precision]

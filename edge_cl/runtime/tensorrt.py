@@ -120,7 +120,7 @@ class TensorRTBackend:
         ):
             shape = (self.max_batch, *execution.shape(tensor)[1:])
             self._pinned[name] = self.gpu.pinned(shape, execution.dtypes[tensor])
-        self._pool = TokenPool(self._allocate, self.max_batch, row_bytes, BUFFERS)
+        self._pool = TokenPool(self._allocate, self.max_batch, row_bytes, BUFFERS, self._read)
         self._selected = int(self._allocate(self.max_batch * row_bytes))
         self._adapters = self._uploaded(adapters)
 
@@ -217,6 +217,13 @@ class TensorRTBackend:
             own = [self._branch(task, tokens[range(len(i))[start : start + self.max_batch]]) for start in starts]
             prefix = encoding.features[i][:, : self._pinned["prefix"].array.shape[1]]
         return self._encoding(tokens, np.concatenate((prefix, np.concatenate(own)), 1))
+
+    def _read(self, tokens: DeviceTokens) -> npt.NDArray[np.generic]:
+        """Copy tokens to the host, (B, N, D)."""
+        unit, kind = (self._tokens, self._width), self._prefix.dtypes["tokens"]
+        with self._active():
+            parts = [self.gpu.download(address, (count, *unit), kind) for address, count in tokens.stretches()]
+        return np.concatenate([np.empty((0, *unit), kind), *parts])
 
     def _encode(self, pixels: Pixels) -> tuple[TokenBuffer, Array]:
         """Return tokens and features (B, F) of at most `max_batch` pictures."""

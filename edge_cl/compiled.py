@@ -1,0 +1,74 @@
+"""A bundle's graphs in the place of torch, for the pictures of a learn: the same prefix and base branch, faster."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from edge_cl.backend import Backend, Encoding
+from edge_cl.errors import EdgeClError
+from edge_cl.lora import Adapter
+from edge_cl.preprocess import Pixels
+from edge_cl.version import canonical_json
+
+if TYPE_CHECKING:
+    from edge_cl.export.exporter import Snapshot
+    from edge_cl.features import Encoder
+
+
+@dataclass(frozen=True)
+class CompiledGraphs:
+    """Prefix and base branch, compiled with certain adapters.
+
+    Attributes:
+        name: of the runtime that runs them.
+        backend: runs them.
+        digest: SHA-256 of all that decides what they give: graphs, weights, adapters and runtime.
+        shared: the shared adapter that they were compiled with.
+        base: the base adapter, likewise.
+    """
+
+    name: str
+    backend: Backend
+    digest: str
+    shared: Adapter | None
+    base: Adapter | None
+
+    def encode(self, pixels: Pixels, device: torch.device) -> Encoding:
+        """Run prefix and base branch on (B, S, S, 3) uint8; the tokens are a tensor on a device."""
+        encoding = self.backend.encode(pixels)
+        tokens = torch.from_numpy(np.asarray(encoding.tokens, np.float32)).to(device)
+        return Encoding(tokens, encoding.features, encoding.last)
+
+
+def with_compiled(encoder: Encoder, snapshot: Snapshot, path: Path) -> Encoder:
+    """Let a bundle's graphs encode, where they are those of a version and run in single precision; else torch does.
+
+    Args:
+        encoder: of the version.
+        snapshot: the version.
+        path: directory of the bundle, which may be missing, damaged, or of anything else.
+    """
+    from edge_cl.export.bundle import Bundle
+    from edge_cl.export.exporter import encodes_alike
+    from edge_cl.runtime.classifier import BACKENDS, automatic
+
+    name = automatic(path)
+    if encoder.device.type != "cpu" and name == "onnxruntime":
+        return encoder  # it runs on the CPU, torch on the GPU
+    try:
+        bundle = Bundle.open(path)
+        if bundle.manifest.precision != "fp32" or not encodes_alike(bundle.manifest, snapshot):
+            return encoder
+        backend = BACKENDS[name](bundle, torch.get_num_threads(), None)
+    except EdgeClError:
+        return encoder
+    parts = [name, sys.modules[name].__version__, *backend.names]
+    digest = hashlib.sha256(canonical_json(parts)).hexdigest()
+    return replace(encoder, compiled=CompiledGraphs(name, backend, digest, encoder.shared, encoder.base))
