@@ -25,11 +25,12 @@ from edge_cl.training import batch_count
 
 MB = 2**20
 FLOAT = 4  # bytes
-SAVED = 13  # numbers that one block of width 1 saves of a token for the backward pass
-PASSING = 14  # numbers that one block of width 1 holds of a token for a moment while training, ...
+HALF = 2  # bytes
+SAVED, REDUCED_SAVED = 12, 7.5  # numbers of a token that one block of width 1 saves for the backward pass
+PASSING, REDUCED_PASSING = 54, 40  # numbers of a token that one block of width 1 holds for a moment while training, ...
 ENCODING = 30  # ... and while encoding
 PIXELS = 2  # floating-point copies of a picture on its way into the network
-LIBRARIES_MB = 50  # buffers that numerical and plotting libraries take when they are first used
+LIBRARIES_MB = 65  # buffers that numerical and plotting libraries take when they are first used
 LANDSCAPE = 1.4  # longer side of a picture over its shorter one
 
 
@@ -44,7 +45,9 @@ class Footprint:
         depth: blocks.
         features: F of a picture.
         image_size: side of the input, pixels.
+        matrices: numbers in the weight matrices of a block.
         directions: of the covariance that is known.
+        reduced: whether training takes matrix products in bfloat16.
     """
 
     work: Work
@@ -53,13 +56,26 @@ class Footprint:
     depth: int
     features: int
     image_size: int
+    matrices: int
     directions: int = 0
+    reduced: bool = False
 
     @classmethod
-    def of(cls, work: Work, encoder: Encoder, directions: int) -> Footprint:
-        """Return the footprint of a learn on a backbone, by one that knows so many directions of the covariance."""
-        backbone, size = encoder.backbone, encoder.preprocess.image_size
-        return cls(work, backbone.width, backbone.tokens, backbone.depth, encoder.width, size, directions)
+    def of(cls, work: Work, encoder: Encoder, directions: int, *, reduced: bool) -> Footprint:
+        """Return the footprint of a learn on a backbone; see the attributes."""
+        backbone = encoder.backbone
+        matrices = sum(p.numel() for p in backbone.blocks[0].parameters() if p.ndim == 2)
+        return cls(
+            work,
+            backbone.width,
+            backbone.tokens,
+            backbone.depth,
+            encoder.width,
+            encoder.preprocess.image_size,
+            matrices,
+            directions,
+            reduced,
+        )
 
     def peak_mb(self, config: LearnConfig) -> float:
         """Return the most memory that a learn takes under some settings, beyond the loaded model, MB."""
@@ -78,11 +94,14 @@ class Footprint:
         if not work.adapts or config.method == "prototype":
             return 0.0
         blocks = self.depth if work.together else self.depth * max(1 - work.prefix, work.prefix * work.distils)
-        saved = blocks * (1 if config.recompute else SAVED) + (SAVED if config.recompute else 0) + PASSING
+        saved, passing = (REDUCED_SAVED, REDUCED_PASSING) if self.reduced else (SAVED, PASSING)
+        held = (blocks + saved if config.recompute else blocks * saved) + passing
         pixels = PIXELS * 3 * self.image_size**2
         batch = math.ceil(work.train / batch_count(work.train, config.batch_size))
-        at_once = min(config.micro_batch, batch)
-        return at_once * FLOAT * (work.seen * self.tokens * self.width * saved + pixels)
+        at_once = math.ceil(batch / batch_count(batch, config.micro_batch))
+        # A product in half precision saves its copy of the weights too.
+        copies = HALF * self.matrices * (1 if config.recompute else blocks) * self.reduced
+        return at_once * FLOAT * (work.seen * self.tokens * self.width * held + pixels) + copies
 
     def _encoding_b(self, config: LearnConfig) -> float:
         pixels = PIXELS * 3 * self.image_size**2

@@ -82,7 +82,12 @@ def make_plan(
     """
     saved: Any = checkpoint.load("plan")[1] if "plan" in checkpoint else None
     config, idle, predicted_s = model.config, idle_mb(), None
-    footprint = Footprint.of(work_of(model, encoder, intake), encoder, len(model.statistics.scatter.energy))
+    footprint = Footprint.of(
+        work_of(model, encoder, intake),
+        encoder,
+        len(model.statistics.scatter.energy),
+        reduced=reduces_precision(config, encoder.device),
+    )
     if saved is not None:
         config = replace(config, **saved.pop("settings"))
     elif config.memory_mb is not None:

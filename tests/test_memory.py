@@ -19,34 +19,42 @@ import typer
 from safetensors.torch import save_file
 from small import CONFIG, edge_cl, new_learner, write_looks
 
+from edge_cl.backbone import Backbone
 from edge_cl.budget import Work
 from edge_cl.cli_options import megabytes
 from edge_cl.config import LearnConfig
 from edge_cl.errors import EdgeClError, UsageError
+from edge_cl.features import Encoder
 from edge_cl.learner import Learner
+from edge_cl.lora import Adapter
 from edge_cl.memory import LIBRARIES_MB, Footprint, idle_mb, peak_mb
+from edge_cl.preprocess import Preprocess
 from edge_cl.statistics import Statistics
 
-FIRST = Footprint(Work(100, 10, 0.5, adapts=True, together=True, distils=False), 192, 65, 12, 4608, 128)
+FIRST = Footprint(Work(100, 10, 0.5, adapts=True, together=True, distils=False), 192, 65, 12, 4608, 128, 12 * 192**2)
 LATER = replace(FIRST, work=replace(FIRST.work, together=False, seen=0.5))
 DEFAULT = LearnConfig()
 
 
 @pytest.mark.parametrize("together", [True, False])
-@pytest.mark.parametrize("micro_batch", [1, 32])
+@pytest.mark.parametrize("micro_batch", [1, 16, 32])
 @pytest.mark.parametrize("recompute", [True, False])
-def test_peak_by_hand(together: bool, micro_batch: int, recompute: bool) -> None:
+@pytest.mark.parametrize("reduced", [True, False])
+def test_peak_by_hand(together: bool, micro_batch: int, recompute: bool, reduced: bool) -> None:
     config = replace(DEFAULT, micro_batch=micro_batch, views=0, recompute=recompute)
-    square, at_once = 3 * 128**2, min(micro_batch, 25)  # 100 pictures make four batches of 25
+    square, at_once = 3 * 128**2, {1: 1, 16: 13, 32: 25}[micro_batch]  # 100 pictures make four batches of 25
     pictures = 10 * square + 100 * square * (1 + 1.4 * 1.5**2)
     blocks = 12 if together else 6
-    saved = blocks + 13 if recompute else blocks * 13
-    training = at_once * 4 * ((1 if together else 0.5) * 65 * 192 * (saved + 14) + 2 * square)
+    a_block, passing = (7.5, 40) if reduced else (12, 54)
+    saved = blocks + a_block if recompute else blocks * a_block
+    training = at_once * 4 * ((1 if together else 0.5) * 65 * 192 * (saved + passing) + 2 * square)
+    training += 2 * 12 * 192**2 * (1 if recompute else blocks) if reduced else 0
     features = (1 if together else 2) * 110 * (4608 + 192) * 4
     encoding = micro_batch * 4 * (65 * 192 * 30 + 2 * square)
     statistics = 4 * 4608 * (2 * 100 + 100 + 100) + 24 * (100 + 100) ** 2
     peak = max(training + (pictures if together else features), pictures + features + encoding, features + statistics)
-    assert (FIRST if together else LATER).peak_mb(config) == pytest.approx(LIBRARIES_MB + peak / 2**20)
+    footprint = replace(FIRST if together else LATER, reduced=reduced)
+    assert footprint.peak_mb(config) == pytest.approx(LIBRARIES_MB + peak / 2**20)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +77,29 @@ def test_statistics_against_what_they_allocate(known: int, train: int, views: in
     assert len(model.scatter.energy) >= len(own.scatter.energy)
     predicted = footprint._statistics_b(replace(DEFAULT, views=views, covariance_rank=rank))
     assert predicted == pytest.approx(peak, rel=0.15)
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_weights_that_a_training_step_copies(tiny_backbone: Backbone, recompute: bool) -> None:
+    """What autograd keeps of no picture at all, in reduced precision: every block's matrices, or none yet."""
+    backbone = tiny_backbone
+    generator = torch.Generator().manual_seed(0)
+    adapter = Adapter.new_task(0, backbone.depth, backbone.width, 1, generator)
+
+    def saved(pictures: int) -> int:
+        kept: list[torch.Tensor] = []
+        pixels = torch.rand(pictures, 3, 32, 32, generator=generator)
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
+        with backbone.training_mode(recompute=recompute, reduced=True), hooks:
+            tokens = backbone.run_blocks(backbone.embed(pixels), range(backbone.depth), adapter)
+        own = {p.untyped_storage().data_ptr() for p in backbone.parameters()}
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+        assert tokens.requires_grad
+        return sum(size for address, size in storages.items() if address not in own)
+
+    footprint = Footprint.of(LATER.work, Encoder(backbone, Preprocess(32)), 0, reduced=True)
+    copies = 0 if recompute else 2 * footprint.matrices * backbone.depth
+    assert 2 * saved(1) - saved(2) == pytest.approx(copies, rel=0.1, abs=2000)
 
 
 def test_loading_a_backbone_takes_its_weights_once(tmp_path: Path) -> None:
