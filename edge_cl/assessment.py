@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edge_cl.head import Branch, Head, softmax
+from edge_cl.head import UNKNOWN_RANK, Branch, Head, precision_of, softmax
 from edge_cl.model import Model
 from edge_cl.statistics import Array, Indices
 
@@ -48,11 +48,12 @@ class _Scored:
     tasks: Indices
     targets: Indices  # columns of the head
     scores: Array  # base scores, own mean corrected, (P, C)
-    distances: Array
+    distances: Array  # as the unknown test takes them, (P,)
 
 
 def calibrated(model: Model) -> Model:
     """Return the model with temperature and unknown threshold fitted to its probes."""
+    model = replace(model, unknown_rank=UNKNOWN_RANK)
     if not model.probes:
         return replace(model, temperature=1.0, threshold=float("inf"))
     scored = _score(model, model.head())
@@ -133,12 +134,11 @@ def _score(model: Model, head: Head) -> _Scored:
     means = model.statistics.means[targets]
     own = np.where(counts > 1, (counts * means - features) / np.maximum(counts - 1, 1), means)
     offsets = own - head.discriminant.centre
-    weights = head.precision.apply(offsets)
+    weights = precision_of(model.statistics, shrinkage=model.config.shrinkage).apply(offsets)
     x = features - head.discriminant.centre
     scores = head.discriminant.scores(features)
     scores[np.arange(len(targets)), targets] = (x * weights).sum(1) - 0.5 * (offsets * weights).sum(1)
-    distances = head.precision.square(x) - 2 * scores.max(1)
-    return _Scored(tasks, targets, scores, distances)
+    return _Scored(tasks, targets, scores, head.distance(features, scores))
 
 
 def _answers(model: Model, head: Head, scored: _Scored) -> Indices:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from edge_cl.statistics import Array, Indices, Precision, Statistics
 
 PRIOR_SPREAD = 0.3  # squared distance from the class mean per squared norm, before any spread is measured
+UNKNOWN_RANK = 64  # directions of the covariance that the unknown test's distance takes (docs/accuracy.md)
 
 Tensors = Mapping[str, npt.NDArray[np.generic]]
 
@@ -135,10 +136,10 @@ class Head:
         classes: permanent class ids, in the order of the statistics' rows, (C,).
         tasks: task of each class, (C,).
         discriminant: of the base branch.
-        precision: inverse of the pooled covariance.
+        precision: inverse of the pooled covariance along its strongest directions, for the distance.
         branches: by task.
         temperature: divides the scores before the softmax.
-        threshold: squared Mahalanobis distance above which a picture is unknown.
+        threshold: `distance` above which a picture is unknown.
         routed: k, how many task branches a picture may be sent to.
     """
 
@@ -152,10 +153,27 @@ class Head:
     routed: int = 1
 
     @classmethod
-    def of(cls, statistics: Statistics, classes: Indices, tasks: Indices, *, shrinkage: float) -> Head:
-        """Build the head of the base branch from its statistics."""
+    def of(
+        cls,
+        statistics: Statistics,
+        classes: Indices,
+        tasks: Indices,
+        *,
+        shrinkage: float,
+        unknown_rank: int | None = UNKNOWN_RANK,
+    ) -> Head:
+        """Build the head of the base branch from its statistics.
+
+        Args:
+            statistics: of the base branch.
+            classes: permanent class ids, (C,).
+            tasks: task of each class, (C,).
+            shrinkage: see `Precision.of`.
+            unknown_rank: directions that the distance takes; None: all. The scores take all of them.
+        """
         precision = precision_of(statistics, shrinkage=shrinkage)
-        return cls(classes, tasks, Discriminant.of(statistics.means, precision), precision)
+        discriminant = Discriminant.of(statistics.means, precision)
+        return cls(classes, tasks, discriminant, precision.strongest(unknown_rank))
 
     def base_posterior(self, features: Array) -> Array:
         """Return class probabilities by the base branch, (n, F) to (n, C)."""
@@ -167,6 +185,9 @@ class Head:
 
     def distance(self, features: Array, scores: Array | None = None) -> Array:
         """Return the squared Mahalanobis distance to the nearest class mean, (n, F) to (n,).
+
+        Where the precision has fewer directions than the scores were made with, it is larger by the features' spread
+        along those left out, each weighted by its gain: the same for all classes.
 
         Args:
             features: (n, F).

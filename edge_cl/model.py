@@ -11,13 +11,11 @@ import numpy.typing as npt
 
 from edge_cl.architecture import BackboneSpec
 from edge_cl.config import LearnConfig
-from edge_cl.head import Branch, Head
+from edge_cl.head import UNKNOWN_RANK, Branch, Head
 from edge_cl.lora import Adapter
 from edge_cl.statistics import Array, Indices, Statistics
 from edge_cl.store import Store, Transaction
 from edge_cl.version import Version
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,7 @@ class Model:
         history: hold-out accuracy by task after each learn, {task: accuracy}.
         next_class: the id the next new class gets.
         temperature, threshold: see `Head`.
+        unknown_rank: directions of the distance that the threshold was fitted to; None: all of them.
     """
 
     spec: BackboneSpec
@@ -102,6 +101,7 @@ class Model:
     next_class: int = 0
     temperature: float = 1.0
     threshold: float = float("inf")
+    unknown_rank: int | None = UNKNOWN_RANK
 
     @property
     def names(self) -> dict[int, str]:
@@ -125,6 +125,7 @@ class Model:
             np.asarray([c.id for c in self.classes], np.int64),
             np.asarray([c.task for c in self.classes], np.int64),
             shrinkage=self.config.shrinkage,
+            unknown_rank=self.unknown_rank,
         )
         return replace(head, branches=self.branches, temperature=self.temperature, threshold=self.threshold)
 
@@ -186,6 +187,7 @@ class Model:
             "base_classes": self.base_classes,
             "temperature": self.temperature,
             "threshold": self.threshold if np.isfinite(self.threshold) else None,
+            "unknown_rank": self.unknown_rank,
         }
 
     @classmethod
@@ -221,6 +223,7 @@ class Model:
             base_classes=state["base_classes"],
             temperature=state["temperature"],
             threshold=float("inf") if threshold is None else threshold,
+            unknown_rank=state.get("unknown_rank"),  # states of earlier commits do not say: they took all directions
         )
 
 

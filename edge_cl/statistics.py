@@ -145,6 +145,16 @@ class Precision:
         norm: Array = ((rows**2).sum(1) + along) / np.float32(self.variance)
         return norm
 
+    def strongest(self, rank: int | None) -> Precision:
+        """Return the precision along at most `rank` directions of largest spread (None: all), the others isotropic.
+
+        As gains are negative, `square` only becomes larger by what is left out.
+        """
+        if rank is None or rank >= len(self.gain):
+            return self
+        kept = np.argsort(self.gain, kind="stable")[:rank]
+        return Precision(self.basis[kept], self.gain[kept], self.variance)
+
 
 @dataclass(frozen=True)
 class Statistics:

@@ -123,6 +123,24 @@ def test_probes_are_scored_as_if_never_seen(each: int) -> None:
     assert calibrated(whole).threshold == pytest.approx(threshold, rel=5e-3)
 
 
+def test_threshold_is_fitted_to_the_distance_of_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, held = pictures(20), pictures(6, seed=1)
+    whole = replace(model(train, held), unknown_rank=None)
+    monkeypatch.setattr("edge_cl.assessment.UNKNOWN_RANK", None)
+    exact = calibrated(whole)
+    monkeypatch.setattr("edge_cl.assessment.UNKNOWN_RANK", 2)
+    found = calibrated(whole)
+    assert (exact.unknown_rank, found.unknown_rank) == (None, 2)
+    assert (found.head().precision.basis.shape, found.temperature) == ((2, WIDTH), exact.temperature)
+    features = np.concatenate([p.features for p in whole.probes.values()]).astype(np.float32)
+    more = found.head().distance(features) - exact.head().distance(features)
+    order = np.concatenate([np.flatnonzero(TASKS[held[1]] == task) for task in (0, 1)])
+    references = [distances_without(train, held, probe).min() for probe in order]
+    assert more.min() > 0
+    assert found.threshold == pytest.approx(np.quantile(references + more, 0.99), rel=5e-3)
+    assert found.threshold > 1.1 * exact.threshold
+
+
 def test_outlier_does_not_vouch_for_itself() -> None:
     train = pictures(3)
     outlier = half(0.45 * train[0][:3].mean(0) + 0.55 * train[0][3:6].mean(0))[None]

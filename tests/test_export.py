@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -16,10 +17,12 @@ from onnx import TensorProto, numpy_helper
 from safetensors.numpy import load_file
 from small import CONFIG, IMAGE_SIZE, edge_cl, picture, write_looks
 
+from edge_cl.assessment import calibrated
 from edge_cl.errors import EdgeClError, UsageError
 from edge_cl.export import exporter, graphs
 from edge_cl.export.bundle import Bundle, is_bundle_file, read_manifest
 from edge_cl.export.formats import FORMATS
+from edge_cl.head import UNKNOWN_RANK
 from edge_cl.lora import Adapter
 from edge_cl.runtime import Classifier
 
@@ -141,6 +144,38 @@ def test_another_layout_or_precision_replaces_the_graphs(deployed: Deployed, lay
         done = deployed.learner().export(out)  # keeps what is there
     assert (done["layout"], done["precision"], done["graphs_built"]) == (layout, precision, False)
     assert {p.name for p in out.iterdir() if is_bundle_file(p.name)} == {r.name for r in manifest.files.values()}
+
+
+def test_store_of_an_earlier_commit(deployed: Deployed, tmp_path: Path) -> None:
+    """Its states say no rank: until the next fit, threshold and distance are those of all directions."""
+    learner = deployed.learner(tmp_path / "store")
+    with mock.patch("edge_cl.assessment.UNKNOWN_RANK", None):
+        model = calibrated(learner.load()[0])
+    state = model.state()
+    assert state.pop("unknown_rank", 0) is None
+    with learner.store.write("as before") as transaction:
+        transaction.put_json("state", state)
+        transaction.keep_all()
+        transaction.commit(kind="learn", record=learner.store.head.record)
+    learner.rename("b", "bolt")
+
+    earlier, count = learner.load()[0], model.statistics.scatter.basis.shape[0]
+    assert earlier.unknown_rank is None
+    assert earlier.head().precision.basis.shape[0] == count > UNKNOWN_RANK
+    assert (earlier.threshold, earlier.names[0]) == (model.threshold, "bolt")
+    assert len(export(snapshot(learner), tmp_path / "bundle").manifest.classes) == 7
+    head = Bundle.open(tmp_path / "bundle").head()
+    assert (head.precision.basis.shape[0], head.threshold) == (count, model.threshold)
+    pixels = np.stack([np.asarray(picture(look, 30, IMAGE_SIZE)) for look in range(18)])
+    features = learner.recogniser().backend.encode(pixels).features
+    exact = model.head().distance(features)
+    np.testing.assert_allclose(head.distance(features), exact, atol=1e-3 * exact.max())  # the head's halves
+
+    learner.forget(["g"])
+    fitted = learner.load()[0]
+    assert fitted.unknown_rank == UNKNOWN_RANK
+    assert fitted.head().precision.basis.shape[0] == UNKNOWN_RANK
+    assert fitted.threshold == calibrated(fitted).threshold != model.threshold
 
 
 def test_bundles_follow_the_store(deployed: Deployed, tmp_path: Path) -> None:

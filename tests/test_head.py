@@ -84,6 +84,21 @@ def test_distance_is_mahalanobis_to_the_nearest_mean() -> None:
     np.testing.assert_allclose(head().distance(statistics().means), 0, atol=1e-3)
 
 
+@pytest.mark.parametrize("rank", [None, 5, 3, 1, 0])
+def test_distance_of_fewer_directions(rank: int | None) -> None:
+    """Directions left out count with the isotropic variance; scores and nearest class stay."""
+    of, scatter = statistics(), statistics().scatter
+    found = Head.of(of, IDS, TASKS, shrinkage=0.2, unknown_rank=rank)
+    prior = PRIOR_SPREAD * (of.means.astype(np.float64) ** 2).sum(1).mean() / ((scatter.count + 1) * WIDTH)
+    energy = np.sort(scatter.energy.astype(np.float64))[::-1] / scatter.count
+    variance = 0.2 * energy.sum() / WIDTH + prior
+    left_out = scatter.basis[np.argsort(-scatter.energy)][WIDTH if rank is None else rank :]
+    along = ((rows() - of.means.mean(0)) @ left_out.T) ** 2
+    gained = along @ (1 / variance - 1 / (0.8 * energy[WIDTH - len(left_out) :] + variance))
+    np.testing.assert_allclose(found.distance(rows()), mahalanobis(rows(), of, 0.2).min(1) + gained, rtol=1e-3)
+    np.testing.assert_array_equal(found.discriminant.scores(rows()), head().discriminant.scores(rows()))
+
+
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_base_posterior_is_the_gaussian_one(temperature: float) -> None:
     distances = mahalanobis(rows(), statistics(), 0.2) / temperature

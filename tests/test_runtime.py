@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from deployed import LOOK, Deployed, export, frames, learner_on, posterior, snapshot
+from forgeries import say, tensors
 from PIL import Image
 from small import CONFIG, IMAGE_SIZE, picture, write_looks
 
@@ -23,6 +25,7 @@ from edge_cl.backbone import Backbone
 from edge_cl.decoded import decode
 from edge_cl.errors import EngineError, UsageError
 from edge_cl.export.bundle import BundleError, read_manifest
+from edge_cl.head import UNKNOWN_RANK
 from edge_cl.pictures import read_unlabelled
 from edge_cl.runtime import Classifier
 
@@ -77,6 +80,22 @@ def test_predictions_are_the_learners(deployed: Deployed, tmp_path: Path) -> Non
     assert {True, False} == {p.unknown for p in found}
     assert classifier.version == 4
     assert classifier.classes == [c["name"] for c in learner.classes()]
+
+
+def test_bundle_of_an_earlier_commit(deployed: Deployed, pixels: Any, tmp_path: Path) -> None:
+    """Its head, in single precision and with all directions, and its threshold answer as they did."""
+    model = deployed.learner().load()[0]
+    exact, encoder = replace(model, unknown_rank=None).head(), deployed.learner().recogniser().backend
+    distances = exact.distance(encoder.encode(pixels).features)
+    limit = float(np.sort(distances)[len(pixels) // 2 - 1 : len(pixels) // 2 + 1].mean())
+    bundle = deployed.copy(tmp_path / "bundle")
+    held = {"weight": exact.discriminant.weight, "basis": exact.precision.basis, "gain": exact.precision.gain}
+    tensors("head", **{name: lambda _, v=value: v for name, value in held.items()})(bundle)
+    say("threshold", value=limit)(bundle)
+    assert len(held["gain"]) > UNKNOWN_RANK
+    found = [p.unknown for p in Classifier(bundle, threads=1)._loaded.recogniser.predict(list(pixels))]
+    assert found == (distances > limit).tolist()
+    assert 0 < sum(found) < len(found)
 
 
 @pytest.mark.parametrize("rule", ["base", "published"])

@@ -159,6 +159,17 @@ def test_precision_of_two_directions_by_hand() -> None:
     np.testing.assert_allclose(precision.square(np.float32([[1, 1], [2, 0]])), [1 / 3.7 + 1 / 1.3, 4 / 3.7], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("rank", "square"),  # of (1, 2, 3): (14 - 0.5 * 1 - 0.9 * 4 - 0.2 * 9) / 2 with all directions
+    [(None, 4.05), (5, 4.05), (3, 4.05), (2, 4.95), (1, 5.2), (0, 7.0)],
+)
+def test_strongest_directions_by_hand(rank: int | None, square: float) -> None:
+    precision = Precision(np.eye(3, dtype=np.float32), np.float32([-0.5, -0.9, -0.2]), 2.0)
+    kept = precision.strongest(rank)
+    np.testing.assert_allclose(kept.square(np.float32([[1, 2, 3]])), [square], rtol=1e-6)
+    assert kept.basis.shape == (min(3, 3 if rank is None else rank), 3)
+
+
 @pytest.mark.parametrize("classes", [1, 2, 5])
 def test_one_picture_a_class_is_finite(classes: int) -> None:
     rows = np.eye(8, dtype=np.float32)[:classes]
