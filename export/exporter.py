@@ -35,6 +35,7 @@ from edge_cl.export.publication import GRAPHS, Publication
 from edge_cl.head import Head
 from edge_cl.lora import Adapter
 from edge_cl.model import Model
+from edge_cl.statistics import Array
 from edge_cl.version import Json, canonical_json, contiguous
 
 EDITION = 2  # raised when the graphs of the same backbone become others
@@ -183,15 +184,29 @@ def _pair(adapter: Adapter) -> dict[str, npt.NDArray[np.float32]]:
 
 def _head_files(head: Head) -> dict[str, bytes]:
     tensors = {
-        "weight": head.discriminant.weight,
+        "weight": _half(head.discriminant.weight),
         "bias": head.discriminant.bias,
         "centre": head.discriminant.centre,
-        "basis": head.precision.basis,
+        "basis": _half(head.precision.basis),
         "gain": head.precision.gain,
         "variance": np.asarray([head.precision.variance], np.float32),
     }
-    branches = {f"branch/{task}": save(contiguous(branch.to_numpy())) for task, branch in head.branches.items()}
+    branches = {}
+    for task, branch in head.branches.items():
+        stored = branch.to_numpy()
+        branches[f"branch/{task}"] = save(contiguous(stored | {"weight": _half(branch.discriminant.weight)}))
     return {"head": save(contiguous(tensors))} | branches
+
+
+def _half(matrix: Array) -> npt.NDArray[np.float16] | Array:
+    """Return a matrix in half precision if that rounds it by no more than 2^-11 of its largest element, else as it is.
+
+    Elements beyond 65504 would be infinite in half precision, and a matrix of tiny ones would lose their digits.
+    """
+    with np.errstate(over="ignore"):
+        half = matrix.astype(np.float16)
+    largest = np.abs(matrix).max(initial=0)
+    return half if np.abs(half - matrix).max(initial=0) <= largest * 2**-11 else matrix
 
 
 def _graphs(snapshot: Snapshot, backbone: Backbone, layout: str, publication: Publication) -> dict[str, FileRef]:

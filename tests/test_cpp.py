@@ -101,7 +101,7 @@ def test_golden_vectors_are_what_python_computes(name: str) -> None:
         np.testing.assert_allclose(there[key], value, rtol=0 if exact else 1e-4, atol=0 if exact else 1e-5, err_msg=key)
 
 
-@pytest.mark.parametrize("name", golden.BUNDLES)
+@pytest.mark.parametrize("name", [*golden.BUNDLES, golden.EARLIER])
 def test_golden_answers_are_what_python_gives(name: str) -> None:
     there = load_file(golden.GOLDEN / f"answers-{name}.safetensors")
     for key, value in golden.answers(golden.GOLDEN / f"bundle-{name}").items():
@@ -109,7 +109,7 @@ def test_golden_answers_are_what_python_gives(name: str) -> None:
 
 
 def test_the_golden_manifest_is_read_back_as_it_is_written() -> None:
-    for name in golden.BUNDLES:
+    for name in (*golden.BUNDLES, golden.EARLIER):
         path = golden.GOLDEN / f"bundle-{name}"
         assert Bundle.open(path).manifest.encode() == (path / "manifest.json").read_bytes()
 

@@ -146,6 +146,35 @@ def test_another_layout_or_precision_replaces_the_graphs(deployed: Deployed, lay
     assert {p.name for p in out.iterdir() if is_bundle_file(p.name)} == {r.name for r in manifest.files.values()}
 
 
+def test_matrices_of_the_head_are_in_half_precision(deployed: Deployed) -> None:
+    bundle, taken = Bundle.open(deployed.bundle()), snapshot(deployed.learner())
+    assert taken.model.statistics.scatter.basis.shape[0] > UNKNOWN_RANK
+    held = load_file(bundle.file("head"))
+    halves = {name for name, value in held.items() if value.dtype == np.float16}
+    assert (halves, held["basis"].shape) == ({"weight", "basis"}, (UNKNOWN_RANK, taken.shape.features))
+    assert {n for n, v in load_file(bundle.file("branch/1")).items() if v.dtype == np.float16} == {"weight"}
+    for name, exact in (("weight", taken.head.discriminant.weight), ("basis", taken.head.precision.basis)):
+        assert np.abs(held[name] - exact).max() <= 2**-11 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([1, 60000, 1e-9], np.float16),
+        ([0, 0], np.float16),
+        ([], np.float16),
+        ([1, 70000], np.float32),
+        ([65519.99], np.float16),  # rounds to 65504
+        ([1e-6, 3e-7], np.float32),
+    ],
+)
+def test_a_matrix_that_half_precision_cannot_hold_stays_as_it_is(values: list[float], dtype: Any) -> None:
+    matrix = np.asarray(values, np.float32)
+    stored = exporter._half(matrix)
+    assert stored.dtype == dtype
+    np.testing.assert_allclose(stored, matrix, atol=2**-11 * matrix.max(initial=0))
+
+
 def test_store_of_an_earlier_commit(deployed: Deployed, tmp_path: Path) -> None:
     """Its states say no rank: until the next fit, threshold and distance are those of all directions."""
     learner = deployed.learner(tmp_path / "store")

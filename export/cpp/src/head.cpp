@@ -53,8 +53,8 @@ bool Head::is_unknown(const float* offset, const float* scores) const {
     const float nearest = 2 * *std::max_element(scores, scores + classes());
     float square = kernels.dot(offset, offset, size), rest = square;
     for (std::size_t k = 0; k < gain.size(); k += kRows) {
-        // What the rows to come can change is bounded: their gains are negative, and as they are orthonormal, together
-        // they hold at most the rest of the norm.
+        // What the rows to come can change is bounded: their gains are negative, and as they are orthonormal but for
+        // rounding, together they hold at most the rest of the norm.
         if (square / variance - nearest <= threshold && highest_[k] <= 0) return false;
         if ((square + std::min(lowest_[k], 0.0F) * rest) / variance - nearest > threshold) return true;
         float along[kRows];
