@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -206,9 +207,8 @@ class Head:
         Returns:
             For each picture up to `routed` tasks that have a branch worth asking, most probable first.
         """
-        tasks = np.unique(self.tasks)
-        mass = np.stack([posterior[:, self.tasks == t].sum(1) for t in tasks], 1)
-        order = np.argsort(-mass, axis=1, kind="stable")[:, : self.routed]
+        tasks, members = self._membership
+        order = np.argsort(-(posterior @ members), axis=1, kind="stable")[:, : self.routed]
         asked = {t for t, branch in self.branches.items() if branch.weight > 0 and len(branch.classes) > 1}
         return [[int(tasks[j]) for j in row if int(tasks[j]) in asked] for row in order]
 
@@ -233,5 +233,15 @@ class Head:
 
     def columns(self, classes: Sequence[int] | Indices) -> Indices:
         """Return the columns of some class ids."""
-        position = {int(c): i for i, c in enumerate(self.classes)}
-        return np.asarray([position[int(c)] for c in classes], np.int64)
+        return np.asarray([self._columns[int(c)] for c in classes], np.int64)
+
+    @cached_property
+    def _columns(self) -> dict[int, int]:
+        """Column by class id."""
+        return {int(c): i for i, c in enumerate(self.classes)}
+
+    @cached_property
+    def _membership(self) -> tuple[Indices, Array]:
+        """The tasks (T,), and which class belongs to which, (C, T) of ones and zeros."""
+        tasks = np.unique(self.tasks)
+        return tasks, (self.tasks[:, None] == tasks).astype(np.float32)
