@@ -23,9 +23,22 @@ from edge_cl.encoding import Progress
 from edge_cl.features import Encoder
 from edge_cl.lora import Adapter
 from edge_cl.losses import CosineClassifier, orthogonality_loss
+from edge_cl.preprocess import Pixels
 from edge_cl.statistics import Indices
 from edge_cl.tokens import Tokens
 from edge_cl.training import Backward, Optimisation, exit_backward, reduces_precision, train_stage
+
+TURNS = 4  # by 0, 90, 180, 270 degrees
+
+
+def vary_colours(pixels: Pixels, generator: np.random.Generator) -> Pixels:
+    """Return a picture (S, S, 3) in another light: brightness, contrast, saturation and white balance at random."""
+    x = pixels.astype(np.float32) * np.float32(generator.uniform(0.6, 1.4))
+    x += (x - x.mean()) * np.float32(generator.uniform(-0.4, 0.4))
+    x += (x - x.mean(-1, keepdims=True)) * np.float32(generator.uniform(-0.5, 0.5))
+    x *= generator.uniform(0.85, 1.15, 3).astype(np.float32)
+    varied: Pixels = np.clip(x, 0, 255).astype(np.uint8)
+    return varied
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,25 @@ class Job:
     deadline: float | None = None
 
     @property
+    def shapes_base(self) -> bool:
+        """Whether this training shapes prefix and base branch for all tasks to come, and not as published.
+
+        Then colours are varied, and the quarter turns of a class are classes of their own (self-supervised label
+        augmentation, Lee et al., ICML 2020): few classes have to make features for many.
+        """
+        return self.encoder.shared is None and self.config.schedule != "joint"
+
+    @property
+    def outputs(self) -> int:
+        """Number of classes that the classifier tells apart."""
+        return self.classes * (TURNS if self.shapes_base else 1)
+
+    def turns(self, indices: np.ndarray, number: int) -> Indices:
+        """Return by how many quarter turns view `number` of some pictures is rotated, (B,)."""
+        turned = [np.random.default_rng((self.seed, int(i), number, 2)).integers(TURNS) for i in indices]
+        return np.asarray(turned if self.shapes_base else np.zeros(len(indices)), np.int64)
+
+    @property
     def optimisation(self) -> Optimisation:
         """Settings of the SGD loop."""
         c = self.config
@@ -71,15 +103,11 @@ class Job:
 
         A view depends on seed, picture and number alone, never on what was drawn before it.
         """
-        spec, copies = self.source.spec, self.source.decoded.copies
-        pixels = [
-            spec.view(
-                copies[i],
-                np.random.default_rng((self.seed, int(i), number)),
-                scale=(self.config.fresh_view_scale, 1.0),
-            )
-            for i in indices
-        ]
+        spec, copies, pixels = self.source.spec, self.source.decoded.copies, []
+        for i, turn in zip(indices, self.turns(indices, number), strict=True):
+            generator = np.random.default_rng((self.seed, int(i), number))
+            view = spec.view(copies[i], generator, scale=(self.config.fresh_view_scale, 1.0))
+            pixels.append(np.rot90(vary_colours(view, generator), turn) if self.shapes_base else view)
         return self.encoder.input(np.stack(pixels))
 
     def kept(self, indices: np.ndarray, number: int) -> Indices | None:
@@ -89,7 +117,7 @@ class Job:
         and by the task that shapes the base branch for all others.
         """
         fixed, tokens = self.encoder.backbone.fixed_tokens, self.encoder.backbone.tokens
-        whole = self.config.schedule == "joint" or self.encoder.shared is None
+        whole = self.config.schedule == "joint" or self.shapes_base
         rate = 0.0 if whole else self.config.patch_drop_rate
         count = max(1, round((tokens - fixed) * (1 - rate)))
         if count == tokens - fixed:
@@ -106,9 +134,12 @@ class Job:
         rows = torch.arange(len(kept), device=tokens.device)[:, None]
         return tokens[rows, torch.from_numpy(kept).to(tokens.device)]
 
-    def targets(self, indices: np.ndarray) -> Tensor:
-        """Return local labels of some pictures, (B,)."""
-        return torch.from_numpy(self.labels[indices]).to(self.encoder.device)
+    def targets(self, indices: np.ndarray, number: int) -> Tensor:
+        """Return the classifier's right outputs for view `number` of some pictures, (B,)."""
+        labels = self.labels[indices]
+        if self.shapes_base:
+            labels = labels * TURNS + self.turns(indices, number)
+        return torch.from_numpy(labels).to(self.encoder.device)
 
     def train(self, stage: str, modules: Sequence[nn.Module], backward: Backward) -> int:
         """Train some modules in place, as a timed, resumable stage with progress; return the epochs begun."""
@@ -166,7 +197,7 @@ def new_adapters(job: Job) -> tuple[Adapter, Adapter, CosineClassifier]:
     if previous is not None:
         shared = Adapter.from_numpy(0, previous.to_numpy(), shared=True)
     task = Adapter.new_task(backbone.split, backbone.depth - backbone.split, backbone.width, r, generator)
-    classifier = CosineClassifier(backbone.width, job.classes, generator)
+    classifier = CosineClassifier(backbone.width, job.outputs, generator)
     device = job.encoder.device
     return shared.to(device), task.to(device), classifier.to(device)
 
@@ -190,7 +221,7 @@ def joint(job: Job) -> Adapted:
             with torch.no_grad():
                 teacher_logits = classifier(backbone.exit(embedded, prefix, teacher))
             distilled = exit_backward(shared, teacher, logits, teacher_logits, weight * settings.distillation)
-        loss = F.cross_entropy(classifier(backbone.exit(tokens, suffix, task)), job.targets(batch))
+        loss = F.cross_entropy(classifier(backbone.exit(tokens, suffix, task)), job.targets(batch, epoch))
         loss = weight * (loss + settings.orthogonality * orthogonality_loss(task, job.earlier))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach() + distilled
@@ -220,7 +251,7 @@ def distil_shared(job: Job) -> Adapter:
         with torch.no_grad():
             teacher_logits = classifier(backbone.exit(embedded, prefix, teacher))
         distilled = exit_backward(shared, teacher, logits, teacher_logits, weight * settings.distillation)
-        loss = weight * F.cross_entropy(logits, job.targets(batch))
+        loss = weight * F.cross_entropy(logits, job.targets(batch, epoch))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach() + distilled
 
@@ -242,7 +273,7 @@ def train_task_adapter(job: Job, tokens: Sequence[Tokens]) -> tuple[Adapter, int
 
     def backward(batch: np.ndarray, epoch: int, weight: float) -> Tensor:
         seen = views[epoch % len(views)].rows(batch, job.kept(batch, epoch))
-        loss = F.cross_entropy(classifier(backbone.exit(seen, suffix, task)), job.targets(batch))
+        loss = F.cross_entropy(classifier(backbone.exit(seen, suffix, task)), job.targets(batch, epoch))
         loss = weight * (loss + settings.orthogonality * orthogonality_loss(task, job.earlier))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()

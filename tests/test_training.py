@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edge_cl.adaptation import SCHEDULES, Job, distil_shared, new_adapters, train_task_adapter
+from edge_cl.adaptation import SCHEDULES, Job, distil_shared, new_adapters, train_task_adapter, vary_colours
 from edge_cl.architecture import BackboneSpec, build
 from edge_cl.backbone import Backbone
 from edge_cl.checkpoint import Checkpoint
@@ -438,7 +438,8 @@ def test_loss_falls(tiny_backbone: Backbone, name: str, monkeypatch: pytest.Monk
         train_stage(stage, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("edge_cl.adaptation.train_stage", spy)
-    run(replace(job(tiny_backbone, first=first), source=pictures("colours")))
+    longer = replace(CONFIG, epochs=12 if first else CONFIG.epochs)  # it has four times the classes to tell apart
+    run(replace(job(tiny_backbone, first=first), source=pictures("colours"), config=longer))
     assert set(losses) == set(stages)
     assert all(curve[-1] < 0.9 * curve[0] for curve in losses.values())
 
@@ -491,3 +492,36 @@ def test_dropped_patches_are_the_ones_not_kept(tiny_backbone: Backbone) -> None:
     for i, chosen in enumerate(kept):
         assert torch.equal(seen[i], whole[i, chosen])
         assert torch.equal(rows.rows(batch, kept)[i], rows.rows(batch)[i, chosen])
+
+
+def test_what_shapes_the_base_branch_is_turned_and_coloured(
+    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some, first = np.arange(10), job(tiny_backbone, first=True)
+    published = replace(first, config=replace(CONFIG, schedule="joint"))
+    later = job(tiny_backbone, first=False)
+    assert (first.outputs, published.outputs, later.outputs) == (12, 3, 3)
+    turns = [first.turns(some, number) for number in range(4)]
+    assert set(np.concatenate(turns).tolist()) == {0, 1, 2, 3}
+    assert first.targets(some, 1).tolist() == (4 * first.labels + turns[1]).tolist()
+    for plain in (published, later):
+        assert plain.targets(some, 1).tolist() == plain.labels.tolist()
+
+    coloured = first.views(some, 1)
+    monkeypatch.setattr("edge_cl.adaptation.vary_colours", lambda pixels, generator: pixels)
+    turned, upright = first.views(some, 1), published.views(some, 1)
+    assert torch.equal(upright, later.views(some, 1)) is (first.seed == later.seed)
+    for picture, wanted, turn in zip(turned, upright, turns[1], strict=True):
+        assert torch.equal(picture, torch.rot90(wanted, int(turn), (1, 2)))
+    assert not any(torch.equal(a, b) for a, b in zip(coloured, turned, strict=True))
+
+
+def test_varied_colours_are_another_light_on_the_same_picture() -> None:
+    pixels = np.random.default_rng(0).integers(60, 180, (32, 32, 3), dtype=np.uint8)
+    varied = [vary_colours(pixels, np.random.default_rng(seed)) for seed in range(40)]
+    assert all(v.dtype == np.uint8 and v.shape == pixels.shape for v in varied)
+    brightness = np.array([v.mean() for v in varied]) / pixels.mean()
+    assert brightness.min() < 0.75 and brightness.max() > 1.25
+    likeness = [np.corrcoef(v.mean(-1).ravel(), pixels.mean(-1).ravel())[0, 1] for v in varied]
+    assert min(likeness) > 0.7
+    np.testing.assert_array_equal(vary_colours(pixels, np.random.default_rng(5)), varied[5])
