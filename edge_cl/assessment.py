@@ -11,14 +11,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edge_cl.head import UNKNOWN_RANK, Branch, Head, precision_of, softmax
-from edge_cl.model import Model
-from edge_cl.statistics import Array, Indices
+from edge_cl.calibration import calibration_error
+from edge_cl.head import UNKNOWN_RANK, Branch, Exit, Head, precision_of, softmax
+from edge_cl.model import ExitFit, Model
+from edge_cl.statistics import Array, Indices, Statistics
 
 TEMPERATURES = np.geomspace(0.5, 200, 60)
 SHRINKAGES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
 FEWEST_PROBES = 20  # that may choose the shrinkage
 KNOWN_QUANTILE = 0.99  # share of known pictures that the unknown threshold lets pass
+LEAST_KNOWN = 0.95  # share that it lets pass at least, whatever negatives say
+NEGATIVE_QUANTILE = 0.01  # share of negatives that may pass the exit's
+ALIKE = 2.0  # log-odds that tell two class means apart, below which the classes are named as look-alikes
+EXIT_QUANTILE = 0.95  # the same for the exit's, which only sends a picture on
+EXIT_CONFIDENCES = (0.95, 0.98, 0.99)  # tried for the exit, ...
+EXIT_AGREEMENT = 0.99  # ... whose answers that stand have to be the whole model's so often
 
 
 @dataclass(frozen=True)
@@ -30,12 +37,19 @@ class Assessment:
         per_class: accuracy by class id.
         per_task: accuracy by task.
         confusions: (class id, taken for class id, count), most frequent first.
+        calibration: expected calibration error of the base branch at temperature 1, and at the model's; None where
+            nothing was held out.
+        false_rejects: share of the probes that the unknown test rejects, likewise.
+        false_accepts: share of the negatives that it accepts; None where there are none.
     """
 
     pictures: int
     per_class: Mapping[int, float]
     per_task: Mapping[int, float]
     confusions: tuple[tuple[int, int, int], ...]
+    calibration: tuple[float, float] | None = None
+    false_rejects: float | None = None
+    false_accepts: float | None = None
 
     def accuracy(self, tasks: set[int]) -> float | None:
         """Return the mean of some tasks' accuracies, or None where nothing was held out."""
@@ -52,14 +66,66 @@ class _Scored:
 
 
 def calibrated(model: Model) -> Model:
-    """Return the model with temperature and unknown threshold fitted to its probes."""
-    model = replace(model, unknown_rank=UNKNOWN_RANK)
+    """Return the model with temperature and unknown threshold fitted to its probes; it has no exit yet."""
+    model = replace(model, unknown_rank=UNKNOWN_RANK, exit=None)
     if not model.probes:
         return replace(model, temperature=1.0, threshold=float("inf"))
-    scored = _score(model, model.head())
+    scored = _score(model, model.head(), model.statistics)
     temperature = fit_temperature(scored.scores, scored.targets)
-    threshold = float(np.quantile(scored.distances, KNOWN_QUANTILE))
+    threshold = _unknown_threshold(scored.distances, _negative_distances(model, model.head()))
     return replace(model, temperature=temperature, threshold=threshold)
+
+
+def _negative_distances(model: Model, head: Head) -> Array:
+    """Return how far the negatives are from what a head knows, (M,)."""
+    if not len(model.negatives):
+        return np.zeros(0, np.float32)
+    return head.distance(model.negatives[:, : len(head.discriminant.centre)].astype(np.float32))
+
+
+def _unknown_threshold(known: Array, negative: Array) -> float:
+    """Return the distance above which a picture is unknown.
+
+    Without negatives `KNOWN_QUANTILE` of the probes pass. Negatives lower it to where probes rejected and negatives
+    accepted are fewest, as shares, but let `LEAST_KNOWN` of the probes pass.
+
+    Args:
+        known: distances of the probes, (P,).
+        negative: distances of the negatives, (M,).
+    """
+    lowest, highest = np.quantile(known, (LEAST_KNOWN, KNOWN_QUANTILE))
+    if not len(negative):
+        return float(highest)
+    tried = np.unique(np.clip(np.concatenate((known, np.nextafter(negative, -np.inf))), lowest, highest))[::-1]
+    errors = [(known > limit).mean() + (negative <= limit).mean() for limit in tried]
+    return float(tried[int(np.argmin(errors))])
+
+
+def with_exit(model: Model, width: int) -> Model:
+    """Return a calibrated model with an exit fitted to its probes.
+
+    It has none where there are few probes, or where no confidence makes the exit agree with the base branch.
+
+    Args:
+        model: calibrated.
+        width: features of the prefix, Fp.
+    """
+    if sum(len(p.classes) for p in model.probes.values()) < FEWEST_PROBES:
+        return model
+    answers = _score(model, model.head(), model.statistics).scores.argmax(1)
+    statistics = model.statistics.of_first(width)
+    head = model.head_of(statistics)
+    scored = _score(model, head, statistics)
+    temperature = fit_temperature(scored.scores, scored.targets)
+    threshold = float(np.quantile(scored.distances, EXIT_QUANTILE))
+    if len(negative := _negative_distances(model, head)):
+        threshold = min(threshold, float(np.quantile(negative, NEGATIVE_QUANTILE)))
+    head = replace(head, temperature=temperature, threshold=threshold)
+    for confidence in EXIT_CONFIDENCES:
+        posterior, stands = Exit(head, confidence).judge(scored.scores, scored.distances)
+        if stands.any() and (posterior.argmax(1) == answers)[stands].mean() >= EXIT_AGREEMENT:
+            return replace(model, exit=ExitFit(width, temperature, threshold, confidence))
+    return model
 
 
 def with_best_shrinkage(model: Model) -> Model:
@@ -72,11 +138,11 @@ def with_best_shrinkage(model: Model) -> Model:
         return model
 
     def trial(shrinkage: float) -> Model:
-        return replace(model, config=replace(model.config, shrinkage=shrinkage))
+        return replace(model, config=replace(model.config, shrinkage=shrinkage), exit=None)
 
     def loss(shrinkage: float) -> float:
         tried = trial(shrinkage)
-        scored = _score(tried, tried.head())
+        scored = _score(tried, tried.head(), tried.statistics)
         temperature = fit_temperature(scored.scores, scored.targets)
         return round(_surprise(scored.scores, scored.targets, temperature) / len(scored.targets), 3)
 
@@ -111,30 +177,56 @@ def assess(model: Model) -> Assessment:
     if not model.probes:
         return Assessment(0, {}, {}, ())
     head = model.head()
-    scored = _score(model, head)
+    scored = _score(model, head, model.statistics)
     answers = _answers(model, head, scored)
     right = answers == scored.targets
     ids = head.classes[scored.targets]
     wrong = list(zip(ids[~right], head.classes[answers[~right]], strict=True))
-    pairs = {pair: wrong.count(pair) for pair in wrong}
+    pairs, negative = {pair: wrong.count(pair) for pair in wrong}, _negative_distances(model, head)
     return Assessment(
         pictures=len(right),
         per_class={int(c): float(right[ids == c].mean()) for c in np.unique(ids)},
         per_task={int(t): float(right[scored.tasks == t].mean()) for t in np.unique(scored.tasks)},
         confusions=tuple((int(a), int(b), n) for (a, b), n in sorted(pairs.items(), key=lambda item: -item[1])),
+        calibration=(_calibration_error(scored, 1.0), _calibration_error(scored, head.temperature)),
+        false_rejects=float((scored.distances > head.threshold).mean()),
+        false_accepts=float((negative <= head.threshold).mean()) if len(negative) else None,
     )
 
 
-def _score(model: Model, head: Head) -> _Scored:
-    probes = model.probes
-    features = np.concatenate([p.features for p in probes.values()]).astype(np.float32)
+def _calibration_error(scored: _Scored, temperature: float) -> float:
+    posterior = softmax(scored.scores / np.float32(temperature))
+    return calibration_error(posterior.max(1), posterior.argmax(1) == scored.targets)
+
+
+def look_alikes(model: Model, task: int) -> list[tuple[int, int]]:
+    """Return the classes of a task that hardly differ from one of another task, each with the nearest such, by id.
+
+    They hardly differ if the mean of the one is at most `ALIKE` nats more probable as itself than as the other.
+    """
+    head = model.head()
+    scores = head.discriminant.scores(model.statistics.means) / np.float32(head.temperature)
+    margins = np.diag(scores)[:, None] - scores
+    margins[:, head.tasks == task] = np.inf
+    nearest = margins.argmin(1)
+    return [
+        (int(head.classes[i]), int(head.classes[nearest[i]]))
+        for i in np.flatnonzero(head.tasks == task)
+        if margins[i, nearest[i]] <= ALIKE
+    ]
+
+
+def _score(model: Model, head: Head, statistics: Statistics) -> _Scored:
+    """Score the probes by a head that was made of some statistics: the model's, or the prefix's."""
+    probes, width = model.probes, statistics.means.shape[1]
+    features = np.concatenate([p.features[:, :width] for p in probes.values()]).astype(np.float32)
     targets = head.columns(np.concatenate([p.classes for p in probes.values()]))
     tasks = np.concatenate([np.full(len(p.classes), t) for t, p in probes.items()])
-    counts = model.statistics.counts[targets].astype(np.float32)[:, None]
-    means = model.statistics.means[targets]
+    counts = statistics.counts[targets].astype(np.float32)[:, None]
+    means = statistics.means[targets]
     own = np.where(counts > 1, (counts * means - features) / np.maximum(counts - 1, 1), means)
     offsets = own - head.discriminant.centre
-    weights = precision_of(model.statistics, shrinkage=model.config.shrinkage).apply(offsets)
+    weights = precision_of(statistics, shrinkage=model.config.shrinkage).apply(offsets)
     x = features - head.discriminant.centre
     scores = head.discriminant.scores(features)
     scores[np.arange(len(targets)), targets] = (x * weights).sum(1) - 0.5 * (offsets * weights).sum(1)
@@ -144,12 +236,16 @@ def _score(model: Model, head: Head) -> _Scored:
 def _answers(model: Model, head: Head, scored: _Scored) -> Indices:
     """Return the columns answered; a probe routed to another task's branch keeps the base answer."""
     posterior = softmax(scored.scores / np.float32(head.temperature))
-    routes = head.route(posterior)
+    routes, unsure = head.route(posterior), set(head.unsure(posterior).tolist())
     for task, probes in model.probes.items():
         rows = np.flatnonzero(scored.tasks == task)
-        own = [i for i, row in enumerate(rows) if task in routes[row]]
+        own = [i for i, row in enumerate(rows) if row in unsure and task in routes[row]]
         if own:
             posterior[rows[own]] = head.fuse(posterior[rows[own]], task, probes.scores[own])
+    if head.exit is not None:
+        early = _score(model, head.exit.head, model.statistics.of_first(len(head.exit.head.discriminant.centre)))
+        answers, stands = head.exit.judge(early.scores, early.distances)
+        posterior[stands] = answers[stands]
     return np.asarray(posterior.argmax(1), np.int64)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_cl.backend import Encoding
+from edge_cl.backend import BASE, Encoding
 from edge_cl.benchmark import Stream
 from edge_cl.config import LearnConfig
 from edge_cl.durable import replace_bytes
@@ -239,14 +239,18 @@ class _Counted:
     def __post_init__(self) -> None:
         self.preprocess = self.backend.preprocess
 
-    def encode(self, pixels: Any) -> Encoding:
+    def prefix(self, pixels: Any) -> Encoding:
         self.pictures += len(pixels)
-        self.blocks += len(pixels) * self.backend.encoder.backbone.depth
-        return self.backend.encode(pixels)
+        self.blocks += len(pixels) * self.backend.encoder.backbone.split
+        return self.backend.prefix(pixels)
+
+    def encode(self, pixels: Any) -> Encoding:
+        encoding = self.prefix(pixels)
+        return self.branch(encoding, BASE, range(len(pixels)))
 
     def branch(self, encoding: Encoding, task: int, rows: Sequence[int]) -> Encoding:
         backbone = self.backend.encoder.backbone
-        if task in self.backend.adapters:
+        if task == BASE or task in self.backend.adapters:
             self.blocks += len(rows) * (backbone.depth - backbone.split)
         return self.backend.branch(encoding, task, rows)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_cl.calibration import calibration_error
 from edge_cl.decoded import decode
 from edge_cl.errors import FolderError, did_you_mean
 from edge_cl.intake import skipped_json
@@ -14,7 +15,6 @@ from edge_cl.recognition import Recogniser
 from edge_cl.statistics import Array, Indices
 
 DECODE_AT_ONCE = 256
-BINS = 15  # of confidence, for the calibration error
 
 
 def evaluate(recogniser: Recogniser, folder: PictureFolder) -> dict[str, Any]:
@@ -72,17 +72,3 @@ def measures(posterior: Array, targets: Indices, tasks: Indices, names: list[str
         "known_task_accuracy": float((inside.argmax(1) == targets).mean()),
         "calibration_error": calibration_error(posterior.max(1), hits),
     }
-
-
-def calibration_error(confidence: Array, hits: np.ndarray) -> float:
-    """Return the expected calibration error: mean |accuracy - confidence| over bins of confidence, weighted by size.
-
-    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, eq. 3, with `BINS` bins of equal width.
-
-    Args:
-        confidence: of each answer, 0-1, (n,).
-        hits: whether it was right, (n,).
-    """
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [abs(float((hits[bins == b] - confidence[bins == b]).sum())) for b in np.unique(bins)]
-    return sum(gaps) / len(hits)

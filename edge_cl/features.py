@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edge_cl.backbone import Backbone
-from edge_cl.backend import BATCH_SIZE, Encoding
+from edge_cl.backend import BASE, BATCH_SIZE, Encoding, prefix_encoding
 from edge_cl.compiled import CompiledGraphs
 from edge_cl.lora import Adapter
 from edge_cl.preprocess import Pixels, Preprocess
@@ -74,9 +74,15 @@ class Encoder:
         """Run prefix and base branch on (B, S, S, 3) uint8."""
         if self.graphs:
             return self.graphs.encode(pixels, self.device)
+        encoding = self.prefix(pixels)
+        return self.branch(encoding.tokens, encoding.features, self.base)
+
+    @torch.no_grad()
+    def prefix(self, pixels: Pixels) -> Encoding:
+        """Run the prefix alone on (B, S, S, 3) uint8, in torch."""
         summaries: list[Tensor] = []
         tokens = self.backbone.prefix(self.input(pixels), self.shared, summaries)
-        return self.branch(tokens, _features(summaries), self.base)
+        return prefix_encoding(tokens, _features(summaries))
 
     @torch.no_grad()
     def branch(self, tokens: Tensor, features: Array, adapter: Adapter | None) -> Encoding:
@@ -134,14 +140,20 @@ class TorchBackend:
         """How pictures become input."""
         return self.encoder.preprocess
 
+    def prefix(self, pixels: Pixels) -> Encoding:
+        """Run the prefix alone on (B, S, S, 3) uint8."""
+        return self.encoder.prefix(pixels)
+
     def encode(self, pixels: Pixels) -> Encoding:
         """Run prefix and base branch on (B, S, S, 3) uint8."""
         return self.encoder.encode(pixels)
 
     def branch(self, encoding: Encoding, task: int, rows: Sequence[int]) -> Encoding:
-        """Run a task branch on some pictures of an encoded batch."""
+        """Run a branch on some pictures of an encoded batch; see `Backend.branch`."""
         i = list(rows)
         tokens, features = encoding.tokens[i], encoding.features[i]
+        if task == BASE:
+            return self.encoder.branch(tokens, features, self.encoder.base)
         if task not in self.adapters:
             return Encoding(tokens, features, encoding.last[i])
         return self.encoder.branch(tokens, features, self.adapters[task])

@@ -5,6 +5,8 @@ summed over the classes of each task, routes a picture to task branches; a branc
 that task's probability among its classes:
 
     p(c) = p_base(t) [(1 - w) p_base(c | t) + w p_branch(c | t)]      for the classes c of a routed task t
+
+Before that, discriminants over the prefix's blocks alone answer the pictures that they are sure of: the exit.
 """
 
 from __future__ import annotations
@@ -130,6 +132,34 @@ class Branch:
 
 
 @dataclass(frozen=True)
+class Exit:
+    """What answers from the prefix alone, so that the suffix need not run.
+
+    Attributes:
+        head: over the prefix's features, without branches.
+        confidence: probability of the best class above which an answer is sure: one from the prefix stands, one from
+            the base branch needs no task branch.
+    """
+
+    head: Head
+    confidence: float
+
+    def answers(self, features: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Return class probabilities (n, C) of features (n, Fp or more), and which of the answers stand, (n,).
+
+        One stands if it is sure and the picture is not too far from what is known.
+        """
+        prefix = features[:, : len(self.head.discriminant.centre)]
+        scores = self.head.discriminant.scores(prefix)
+        return self.judge(scores, self.head.distance(prefix, scores))
+
+    def judge(self, scores: Array, distances: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Return the same of the discriminant's scores (n, C) and the distances (n,)."""
+        posterior = self.head.posterior_of(scores)
+        return posterior, (posterior.max(1) > self.confidence) & (distances <= self.head.threshold)
+
+
+@dataclass(frozen=True)
 class Head:
     """Scores, routing, confidence and the unknown test over all classes known.
 
@@ -142,6 +172,7 @@ class Head:
         temperature: divides the scores before the softmax.
         threshold: `distance` above which a picture is unknown.
         routed: k, how many task branches a picture may be sent to.
+        exit: what answers before the suffix, or None.
     """
 
     classes: Indices
@@ -152,6 +183,7 @@ class Head:
     temperature: float = 1.0
     threshold: float = float("inf")
     routed: int = 1
+    exit: Exit | None = None
 
     @classmethod
     def of(
@@ -211,6 +243,12 @@ class Head:
         order = np.argsort(-(posterior @ members), axis=1, kind="stable")[:, : self.routed]
         asked = {t for t, branch in self.branches.items() if branch.weight > 0 and len(branch.classes) > 1}
         return [[int(tasks[j]) for j in row if int(tasks[j]) in asked] for row in order]
+
+    def unsure(self, posterior: Array) -> Indices:
+        """Return which answers of the base branch, (n, C), a task branch should look at: all if there is no exit."""
+        if self.exit is None:
+            return np.arange(len(posterior))
+        return np.flatnonzero(posterior.max(1) <= self.exit.confidence)
 
     def fuse(self, posterior: Array, task: int, scores: Array) -> Array:
         """Share one task's probability out by its branch.

@@ -73,6 +73,8 @@ class _Arm:
 def with_tasks(model: Model, count: int) -> Model:
     """Return a model of so many tasks, each of which has an adapter of its own and is asked: the dearest case.
 
+    It has no exit: every picture goes through the prefix, the base branch and a task branch.
+
     Tasks are repeated, their class means moved a little, so that every number of tasks costs what real ones would.
     """
     from edge_cl.model import KnownClass
@@ -105,6 +107,7 @@ def with_tasks(model: Model, count: int) -> Model:
         adapters=adapters,
         branches=branches,
         probes={},
+        exit=None,
     )
 
 

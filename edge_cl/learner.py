@@ -217,6 +217,7 @@ class Learner:
         *,
         task: str | None = None,
         update: bool = False,
+        negatives: str | Path | None = None,
         export: str | Path | None = None,
         progress: Progress = no_progress,
         started: float | None = None,
@@ -228,6 +229,8 @@ class Learner:
             config: settings.
             task: name of the task.
             update: let new pictures of known classes join their statistics.
+            negatives: folder of pictures, at any depth, of nothing that is or will be known: the unknown test is
+                tightened by them, and by those of earlier learns.
             export: a bundle to make, or to bring up to date, once the new version is in force. Where its graphs are
                 those of the version before, and the task leaves prefix and base branch alone, they encode the pictures.
             progress: told (stage, steps done, steps in all).
@@ -243,6 +246,7 @@ class Learner:
         from edge_cl.compiled import with_compiled
         from edge_cl.learning import Stopwatch, learn
         from edge_cl.outcome import measure_outcome, require_little_forgetting
+        from edge_cl.pictures import read_unlabelled
         from edge_cl.plan import keeps_encoder
         from edge_cl.tokens import TokenCache
 
@@ -256,6 +260,8 @@ class Learner:
         with self.store.write(f"learn from {new_classes}") as transaction:
             with stopwatch.stage("scan"):
                 intake = self.look(new_classes, config, update=update)
+                if negatives is not None:
+                    intake = replace(intake, negatives=tuple(read_unlabelled(Path(negatives)).pictures))
             parent = transaction.parent
             assert parent is not None
             old, encoder = self.load(parent)
@@ -370,12 +376,12 @@ class Learner:
 
     def forget(self, names: Sequence[str]) -> Version:
         """Forget classes without retraining."""
-        from edge_cl.assessment import calibrated
+        from edge_cl.assessment import calibrated, with_exit
 
         with self.store.write(f"forget {', '.join(names)}") as transaction:
             self._require_known(names, self.state)
-            model, _ = self.load(transaction.parent)
-            model = calibrated(model.without(set(names)))
+            model, encoder = self.load(transaction.parent)
+            model = with_exit(calibrated(model.without(set(names))), encoder.prefix_width)
             model.save(transaction)
             transaction.keep("backbone")
             state = model.state()
@@ -474,6 +480,7 @@ def _job_key(parent: Version, intake: Intake, config: LearnConfig, encoder: Enco
         "device": str(encoder.device),
         "compiled": encoder.graphs and encoder.graphs.digest,
         "pictures": [[p.label, p.sha256] for p in (*intake.train, *intake.hold_out)],
+        "negatives": [p.sha256 for p in intake.negatives],
     }
 
 

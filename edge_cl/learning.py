@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edge_cl.adaptation import SCHEDULES, Adapted, Job, train_task_adapter
-from edge_cl.assessment import calibrated, fit_temperature, weigh_branch, with_best_shrinkage
+from edge_cl.assessment import calibrated, fit_temperature, weigh_branch, with_best_shrinkage, with_exit
 from edge_cl.budget import TimeBudget, Work
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
@@ -25,6 +25,8 @@ from edge_cl.model import KnownClass, Model, Probes
 from edge_cl.plan import Plan, adapts, make_plan, shapes_base, work_of
 from edge_cl.statistics import Indices, Statistics
 from edge_cl.tokens import TokenCache
+
+NEGATIVES = 200  # pictures of nothing known whose features are kept
 
 
 @dataclass
@@ -123,9 +125,11 @@ def learn(
             model, trained = _with_pictures(model, encoder, t, train, held, job if t == task else None, steps)
             epochs = trained or epochs
     with stopwatch.stage("head"):
+        if intake.negatives:
+            model = _with_negatives(model, encoder, intake, steps)
         if config.choose_shrinkage:
             model = with_best_shrinkage(model)
-        model = _calibrated(model, task if intake.new else None)
+        model = _calibrated(model, task if intake.new else None, encoder.prefix_width)
     return Learned(model, task if intake.new else None, epochs, plan, encoder.runtime)
 
 
@@ -183,7 +187,7 @@ def _with_adapters(
     anew = shapes_base(model, intake)
     base = adapted.task if anew else model.base
     moved = replace(encoder, shared=adapted.shared, base=base)
-    statistics, probes = model.statistics, model.probes
+    statistics, probes, negatives = model.statistics, model.probes, model.negatives
     if len(statistics) and adapted.shared is not encoder.shared and (anew or model.config.shared_update == "correct"):
         pixels = source.view(0)
         drift = DriftMap.fit(
@@ -194,7 +198,9 @@ def _with_adapters(
             t: replace(p, features=drift.points(p.features.astype(np.float32)).astype(np.float16))
             for t, p in probes.items()
         }
-    model = replace(model, shared=adapted.shared, base=base, statistics=statistics, probes=probes)
+        if len(negatives):
+            negatives = drift.points(negatives.astype(np.float32)).astype(np.float16)
+    model = replace(model, shared=adapted.shared, base=base, statistics=statistics, probes=probes, negatives=negatives)
     if not anew:
         adapters = {**model.adapters, task: adapted.task} if adapted.task else model.adapters
         return replace(model, adapters=adapters), moved
@@ -234,6 +240,15 @@ def _with_pictures(
         if seen_held.tokens:
             own_held = encode.branch(f"held-{task}", seen_held, model.adapters[task], 1)
         return _with_statistics(model, task, _Shown(train, seen, own), _Shown(held, seen_held, own_held)), epochs
+
+
+def _with_negatives(model: Model, encoder: Encoder, intake: Intake, steps: Steps) -> Model:
+    """Keep the features of pictures of nothing known, the latest `NEGATIVES` of them."""
+    source = Source(intake.negatives, encoder.preprocess, model.config.seed, (1.0, 1.0), copies=False)
+    encode = ViewEncoder(encoder, steps.checkpoint, steps.cache, steps.progress)
+    found = encode.base("negatives", source, 0, keep_tokens=False).features[0].astype(np.float16)
+    earlier = model.negatives if len(model.negatives) else found[:0]
+    return replace(model, negatives=np.concatenate((earlier, found))[-NEGATIVES:])
 
 
 @dataclass(frozen=True)
@@ -283,9 +298,9 @@ def _new_branch(model: Model, train: _Shown) -> Branch:
     return Branch(ids, discriminant, prototypes, weight=0.0)
 
 
-def _calibrated(model: Model, task: int | None) -> Model:
-    """Fit temperature and threshold; let a new task's branch share in the answer where its hold-out allows."""
-    model = calibrated(model)
+def _calibrated(model: Model, task: int | None, width: int) -> Model:
+    """Fit temperature, threshold and exit; let a new task's branch share in the answer where its hold-out allows."""
+    model = with_exit(calibrated(model), width)
     if task is None or task not in model.adapters or task not in model.probes:
         return model
     branch, probes = model.branches[task], model.probes[task]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edge_cl.architecture import BackboneSpec
 from edge_cl.config import LearnConfig
-from edge_cl.head import UNKNOWN_RANK, Branch, Head
+from edge_cl.head import UNKNOWN_RANK, Branch, Exit, Head
 from edge_cl.lora import Adapter
 from edge_cl.statistics import Array, Indices, Statistics
 from edge_cl.store import Store, Transaction
@@ -65,6 +65,22 @@ class Probes:
 
 
 @dataclass(frozen=True)
+class ExitFit:
+    """What was fitted of the exit (see `Exit`).
+
+    Attributes:
+        width: features of the prefix, Fp.
+        temperature, threshold: of its head.
+        confidence: above which it is sure.
+    """
+
+    width: int
+    temperature: float
+    threshold: float
+    confidence: float
+
+
+@dataclass(frozen=True)
 class Model:
     """The state of a learner, never changed in place.
 
@@ -80,10 +96,12 @@ class Model:
         statistics: of the base branch's features.
         branches: of every task.
         probes: of every task that had pictures to hold out.
+        negatives: features of pictures of nothing known, in the base branch, (M, F), half precision; M may be 0.
         history: hold-out accuracy by task after each learn, {task: accuracy}.
         next_class: the id the next new class gets.
         temperature, threshold: see `Head`.
         unknown_rank: directions of the distance that the threshold was fitted to; None: all of them.
+        exit: what was fitted of the exit; None where there is none.
     """
 
     spec: BackboneSpec
@@ -97,11 +115,13 @@ class Model:
     adapters: Mapping[int, Adapter] = field(default_factory=dict)
     branches: Mapping[int, Branch] = field(default_factory=dict)
     probes: Mapping[int, Probes] = field(default_factory=dict)
+    negatives: npt.NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
     history: tuple[Mapping[int, float], ...] = ()
     next_class: int = 0
     temperature: float = 1.0
     threshold: float = float("inf")
     unknown_rank: int | None = UNKNOWN_RANK
+    exit: ExitFit | None = None
 
     @property
     def names(self) -> dict[int, str]:
@@ -120,14 +140,28 @@ class Model:
 
     def head(self) -> Head:
         """Build the head from the statistics."""
-        head = Head.of(
-            self.statistics,
+        head = replace(
+            self.head_of(self.statistics),
+            branches=self.branches,
+            temperature=self.temperature,
+            threshold=self.threshold,
+        )
+        if self.exit is None:
+            return head
+        fit = self.exit
+        early = self.head_of(self.statistics.of_first(fit.width))
+        early = replace(early, temperature=fit.temperature, threshold=fit.threshold)
+        return replace(head, exit=Exit(early, fit.confidence))
+
+    def head_of(self, statistics: Statistics) -> Head:
+        """Build a head of the classes known from statistics of theirs; nothing is fitted in it."""
+        return Head.of(
+            statistics,
             np.asarray([c.id for c in self.classes], np.int64),
             np.asarray([c.task for c in self.classes], np.int64),
             shrinkage=self.config.shrinkage,
             unknown_rank=self.unknown_rank,
         )
-        return replace(head, branches=self.branches, temperature=self.temperature, threshold=self.threshold)
 
     def without(self, names: set[str]) -> Model:
         """Return the model with some classes forgotten: their means, probes and branch rows are gone.
@@ -173,6 +207,8 @@ class Model:
             transaction.put_tensors(_object(task, "branch"), branch.to_numpy())
         for task, probes in self.probes.items():
             transaction.put_tensors(_object(task, "probes"), vars(probes))
+        if len(self.negatives):
+            transaction.put_tensors("negatives", {"features": self.negatives})
         transaction.put_json("state", self.state())
 
     def state(self) -> dict[str, Any]:
@@ -188,6 +224,7 @@ class Model:
             "temperature": self.temperature,
             "threshold": self.threshold if np.isfinite(self.threshold) else None,
             "unknown_rank": self.unknown_rank,
+            "exit": None if self.exit is None else asdict(self.exit),
         }
 
     @classmethod
@@ -218,13 +255,21 @@ class Model:
             adapters={t: a.requires_grad_(False) for t, a in adapters.items()},
             branches={t: Branch.from_numpy(b) for t in tasks if (b := read(t, "branch"))},
             probes={t: Probes(**p) for t in tasks if (p := read(t, "probes"))},
+            negatives=_negatives(store, version),
             history=tuple({int(t): a for t, a in row.items()} for row in state["history"]),
             next_class=state["next_class"],
             base_classes=state["base_classes"],
             temperature=state["temperature"],
             threshold=float("inf") if threshold is None else threshold,
             unknown_rank=state.get("unknown_rank"),  # states of earlier commits do not say: they took all directions
+            exit=ExitFit(**state["exit"]) if state.get("exit") else None,
         )
+
+
+def _negatives(store: Store, version: Version) -> npt.NDArray[np.float16]:
+    if "negatives" not in version.objects:
+        return np.zeros((0, 0), np.float16)
+    return store.read_tensors(version, "negatives")["features"].astype(np.float16)
 
 
 def _object(task: int, kind: str) -> str:

@@ -1,4 +1,4 @@
-"""Answering: pictures through prefix, base branch and the routed task branches, to predictions."""
+"""Answering: pictures through prefix and exit, base branch and the routed task branches, to predictions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from edge_cl.backend import BATCH_SIZE, Backend, Encoding
+from edge_cl.backend import BASE, BATCH_SIZE, Backend, Encoding
 from edge_cl.head import Head, softmax
 from edge_cl.preprocess import Pixels
 from edge_cl.statistics import Array
@@ -58,14 +58,17 @@ class Recogniser:
     def posteriors(self, pixels: Sequence[Pixels]) -> Iterator[tuple[Array, npt.NDArray[np.bool_]]]:
         """Yield class probabilities (B, C) of pictures (S, S, 3) and whether each is unknown (B,), batch by batch."""
         for start in range(0, len(pixels), BATCH_SIZE):
-            encoding = self.backend.encode(np.stack(pixels[start : start + BATCH_SIZE]))
-            scores = self.head.discriminant.scores(encoding.features)
-            unknown = self.head.distance(encoding.features, scores) > self.head.threshold
-            yield RULES[self.rule](self, encoding, self.head.posterior_of(scores)), unknown
+            yield RULES[self.rule](self, self.backend.prefix(np.stack(pixels[start : start + BATCH_SIZE])))
 
     def posterior(self, encoding: Encoding) -> Array:
-        """Return class probabilities of an encoded batch under the rule in force, (B, C)."""
-        return RULES[self.rule](self, encoding, self.head.base_posterior(encoding.features))
+        """Return class probabilities of a batch that the prefix has encoded under the rule in force, (B, C)."""
+        return RULES[self.rule](self, encoding)[0]
+
+    def base_answers(self, encoding: Encoding) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Return the base branch's class probabilities (B, C) of a batch it has encoded, and what is unknown (B,)."""
+        scores = self.head.discriminant.scores(encoding.features)
+        unknown = self.head.distance(encoding.features, scores) > self.head.threshold
+        return self.head.posterior_of(scores), unknown
 
     def _prediction(self, posterior: Array, unknown: bool, top: int) -> Prediction:
         order = np.argsort(-posterior, kind="stable")[:top]
@@ -73,36 +76,52 @@ class Recogniser:
         return Prediction(best[0][0], best[0][1], unknown, best)
 
 
-Rule = Callable[[Recogniser, Encoding, Array], Array]
-"""Given an encoded batch and its class probabilities by the base branch, (B, C): the probabilities of the answer."""
+Rule = Callable[[Recogniser, Encoding], tuple[Array, npt.NDArray[np.bool_]]]
+"""Given a batch that the prefix has encoded: the answer's class probabilities (B, C), and what is unknown (B,)."""
 
 
-def base(recogniser: Recogniser, encoding: Encoding, posterior: Array) -> Array:
+def base(recogniser: Recogniser, encoding: Encoding) -> tuple[Array, npt.NDArray[np.bool_]]:
     """Answer by the base branch alone: one backbone pass."""
-    del recogniser, encoding
-    return posterior
+    return recogniser.base_answers(recogniser.backend.branch(encoding, BASE, range(len(encoding.features))))
 
 
-def routed(recogniser: Recogniser, encoding: Encoding, posterior: Array) -> Array:
-    """Let the base branch choose the task and that task's branch share in the answer."""
-    head, posterior = recogniser.head, posterior.copy()
-    routes = head.route(posterior)
+def routed(recogniser: Recogniser, encoding: Encoding) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Answer at the exit what is sure there; else by the base branch, which asks a task branch where it is unsure."""
+    exit = recogniser.head.exit
+    if exit is None:
+        return _through_branches(recogniser, encoding, range(len(encoding.features)))
+    posterior, stands = exit.answers(encoding.features)
+    unknown, on = np.zeros(len(stands), bool), np.flatnonzero(~stands)
+    if len(on):
+        posterior[on], unknown[on] = _through_branches(recogniser, encoding, on.tolist())
+    return posterior, unknown
+
+
+def _through_branches(
+    recogniser: Recogniser, encoding: Encoding, rows: Sequence[int]
+) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Answer for some pictures of a batch: the base branch chooses the task, whose branch shares in unsure answers."""
+    head, encoding = recogniser.head, recogniser.backend.branch(encoding, BASE, rows)
+    posterior, unknown = recogniser.base_answers(encoding)
+    unsure = head.unsure(posterior)
+    routes = head.route(posterior[unsure])
     for task in sorted({task for route in routes for task in route}):
-        rows = [i for i, route in enumerate(routes) if task in route]
-        features = recogniser.backend.branch(encoding, task, rows).features
-        posterior[rows] = head.fuse(posterior[rows], task, head.branches[task].discriminant.scores(features))
-    return posterior
+        own = [int(i) for i, route in zip(unsure, routes, strict=True) if task in route]
+        features = recogniser.backend.branch(encoding, task, own).features
+        posterior[own] = head.fuse(posterior[own], task, head.branches[task].discriminant.scores(features))
+    return posterior, unknown
 
 
-def published(recogniser: Recogniser, encoding: Encoding, posterior: Array) -> Array:
+def published(recogniser: Recogniser, encoding: Encoding) -> tuple[Array, npt.NDArray[np.bool_]]:
     """Run every task branch and take the largest cosine to a prototype (CL-LoRA, eq. 14)."""
-    del posterior
-    head = recogniser.head
-    scores = np.full((len(encoding.features), len(head.classes)), -1.0, np.float32)
+    rows = range(len(encoding.features))
+    head, encoding = recogniser.head, recogniser.backend.branch(encoding, BASE, rows)
+    _, unknown = recogniser.base_answers(encoding)
+    scores = np.full((len(rows), len(head.classes)), -1.0, np.float32)
     for task, branch in head.branches.items():
-        last = recogniser.backend.branch(encoding, task, range(len(scores))).last
+        last = recogniser.backend.branch(encoding, task, rows).last
         scores[:, head.columns(branch.classes)] = branch.cosine(last)
-    return softmax(scores * np.float32(16.0))
+    return softmax(scores * np.float32(16.0)), unknown
 
 
 RULES: dict[str, Rule] = {"routed": routed, "base": base, "published": published}

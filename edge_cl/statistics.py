@@ -70,6 +70,12 @@ class Scatter:
         """Total sum of squares."""
         return float(self.energy.sum(dtype=np.float64)) + self.rest
 
+    def of_first(self, width: int) -> Scatter:
+        """Return the scatter of the first `width` numbers of every row alone; the rest is spread over them evenly."""
+        rows = np.sqrt(self.energy)[:, None] * self.basis[:, :width]
+        part = Scatter.empty(width)._add_rows([rows], len(rows)) if len(rows) else Scatter.empty(width)
+        return Scatter(part.basis, part.energy, part.rest + self.rest * width / self.basis.shape[1], self.count)
+
     def add(self, deviations: Iterable[Array], *, count: int, rank: int = 512) -> Scatter:
         """Return the scatter with further rows of deviations from their class means.
 
@@ -214,6 +220,10 @@ class Statistics:
             counts[c] += len(rows)
             means[c] += (rows - means[c]).sum(0) / counts[c]
         return Statistics(means, counts, self.scatter)
+
+    def of_first(self, width: int) -> Statistics:
+        """Return the statistics of the first `width` features alone."""
+        return Statistics(self.means[:, :width], self.counts, self.scatter.of_first(width))
 
     def without(self, classes: Indices) -> Statistics:
         """Return the statistics with some class rows deleted; the pooled scatter, shared by all, stays."""

@@ -12,16 +12,17 @@ import re
 import stat
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_cl.backend import BASE
 from edge_cl.errors import EdgeClError
 from edge_cl.export.consistency import manifest_faults
-from edge_cl.head import Branch, Discriminant, Head
+from edge_cl.head import Branch, Discriminant, Exit, Head
 from edge_cl.preprocess import Preprocess
 from edge_cl.statistics import Array, Precision
 from edge_cl.version import JsonObject, canonical_json, pretty
@@ -32,7 +33,6 @@ MANIFEST_BYTES = 8 << 20  # most that a manifest may have: thousands of classes 
 LAYOUTS = ("shared", "merged")
 DTYPES: Mapping[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16}  # of the graphs, by precision
 ENGINES = "engines"  # directory in a bundle
-BASE = -1  # stands for the base branch among task numbers
 ADAPTERS = ("adapter/shared", "adapter/base")  # roles of the adapters that encode every picture, ...
 ENCODING = (*ADAPTERS, "weights", "prefix", "suffix", "merged/prefix", "merged/base")  # ... and of all that does
 
@@ -87,6 +87,11 @@ class Shape:
         """F, features of a picture."""
         return self.depth * self.summaries * self.width
 
+    @property
+    def prefix_features(self) -> int:
+        """Fp, features of a picture that come from the prefix."""
+        return self.split * self.summaries * self.width
+
 
 @dataclass(frozen=True)
 class BundleClass:
@@ -112,7 +117,7 @@ class Manifest:
         task_names: by task.
         temperature, threshold: see `Head`.
         files: by role: weights; prefix and suffix, with LoRA inputs if shared; merged/prefix, merged/base and
-            merged/TASK if merged; head; adapter/shared, adapter/base, adapter/TASK; branch/TASK.
+            merged/TASK if merged; head; exit, if there is one; adapter/shared, adapter/base, adapter/TASK; branch/TASK.
     """
 
     layout: str
@@ -309,24 +314,42 @@ class Bundle:
 
     def head(self) -> Head:
         """Return the head."""
-        m, features = self.manifest, self.manifest.shape.features
-        count = len(m.classes)
+        m, shape = self.manifest, self.manifest.shape
+        return replace(
+            self._head("head", shape.features)[0],
+            branches={task: self._branch(task) for task in m.tasks if f"branch/{task}" in m.files},
+            temperature=m.temperature,
+            threshold=m.threshold,
+            exit=self._exit() if "exit" in m.files else None,
+        )
+
+    def _exit(self) -> Exit:
+        shape = self.manifest.shape
+        head, (temperature, threshold, confidence) = self._head("exit", shape.prefix_features, {"fit": (3,)})
+        if not (temperature > 0 and confidence > 0):
+            raise self._fault("exit", f"its temperature is {temperature}, its confidence {confidence}")
+        return Exit(replace(head, temperature=float(temperature), threshold=float(threshold)), float(confidence))
+
+    def _head(
+        self, role: str, features: int, further: Mapping[str, tuple[int | None, ...]] | None = None
+    ) -> tuple[Head, Array]:
+        """Return a head of all classes, nothing fitted in it, and a further tensor of its file (empty for none)."""
+        classes = self.manifest.classes
+        count = len(classes)
         shapes: dict[str, tuple[int | None, ...]] = {
             "weight": (count, features), "bias": (count,), "centre": (features,),
             "basis": (None, features), "gain": (None,), "variance": (1,),
         }  # fmt: skip
-        t = self.tensors("head", shapes)
+        t = self.tensors(role, shapes | dict(further or {}))
         if len(t["basis"]) != len(t["gain"]) or not t["variance"][0] > 0:
-            raise self._fault("head", "its basis, gain and variance do not go together")
-        return Head(
-            np.asarray([c.id for c in m.classes], np.int64),
-            np.asarray([c.task for c in m.classes], np.int64),
+            raise self._fault(role, "its basis, gain and variance do not go together")
+        head = Head(
+            np.asarray([c.id for c in classes], np.int64),
+            np.asarray([c.task for c in classes], np.int64),
             Discriminant(t["weight"], t["bias"], t["centre"]),
             Precision(t["basis"], t["gain"], float(t["variance"][0])),
-            {task: self._branch(task) for task in m.tasks if f"branch/{task}" in m.files},
-            m.temperature,
-            m.threshold,
         )
+        return head, next((t[name] for name in further or {}), np.zeros(0, np.float32))
 
     def _branch(self, task: int) -> Branch:
         shape = self.manifest.shape

@@ -7,10 +7,10 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from edge_cl.backend import BATCH_SIZE
+from edge_cl.backend import BASE, BATCH_SIZE
 from edge_cl.durable import make_directory
 from edge_cl.errors import EngineError
-from edge_cl.export.bundle import BASE, ENGINES, Bundle, Factors
+from edge_cl.export.bundle import ENGINES, Bundle, Factors
 from edge_cl.export.engine import BuildOptions, Progress, Say, workspace_mb
 from edge_cl.export.engine_key import EngineFolder, EngineKey, Platform
 from edge_cl.export.engine_source import EngineSource, Weights

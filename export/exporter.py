@@ -16,11 +16,11 @@ import torch
 from safetensors.numpy import save
 
 from edge_cl.backbone import Backbone
+from edge_cl.backend import BASE
 from edge_cl.durable import replace_bytes
 from edge_cl.export import graphs
 from edge_cl.export.bundle import (
     ADAPTERS,
-    BASE,
     BundleClass,
     Factors,
     FileRef,
@@ -39,6 +39,7 @@ from edge_cl.statistics import Array
 from edge_cl.version import Json, canonical_json, contiguous
 
 EDITION = 2  # raised when the graphs of the same backbone become others
+CLASSIFIER_EDITION = 2  # the same of the one-graph classifier alone
 CLASSIFIER = "classifier.onnx"
 
 Say = Callable[[str], None]
@@ -183,7 +184,20 @@ def _pair(adapter: Adapter) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def _head_files(head: Head) -> dict[str, bytes]:
-    tensors = {
+    result = {"head": save(contiguous(_discriminant(head)))}
+    for task, branch in head.branches.items():
+        stored = branch.to_numpy() | {"weight": _half(branch.discriminant.weight)}
+        result[f"branch/{task}"] = save(contiguous(stored))
+    if head.exit is not None:
+        early = head.exit.head
+        fit = np.asarray([early.temperature, early.threshold, head.exit.confidence], np.float32)
+        result["exit"] = save(contiguous(_discriminant(early) | {"fit": fit}))
+    return result
+
+
+def _discriminant(head: Head) -> dict[str, npt.NDArray[np.generic]]:
+    """Return the tensors of a head without branches and what is fitted."""
+    return {
         "weight": _half(head.discriminant.weight),
         "bias": head.discriminant.bias,
         "centre": head.discriminant.centre,
@@ -191,11 +205,6 @@ def _head_files(head: Head) -> dict[str, bytes]:
         "gain": head.precision.gain,
         "variance": np.asarray([head.precision.variance], np.float32),
     }
-    branches = {}
-    for task, branch in head.branches.items():
-        stored = branch.to_numpy()
-        branches[f"branch/{task}"] = save(contiguous(stored | {"weight": _half(branch.discriminant.weight)}))
-    return {"head": save(contiguous(tensors))} | branches
 
 
 def _half(matrix: Array) -> npt.NDArray[np.float16] | Array:
@@ -255,6 +264,7 @@ def _write_classifier(snapshot: Snapshot, path: Path, recipe: str, precision: st
     if not snapshot.model.classes:
         return
     tensors = _classifier_tensors(snapshot, precision)
+    recipe = f"{recipe}.{CLASSIFIER_EDITION}"
     model = _classifier_there(path, recipe)
     if model is None:
         say(f"making {path.name} ...")
@@ -280,7 +290,7 @@ def _classifier_tensors(snapshot: Snapshot, precision: str) -> dict[str, npt.NDA
     for task, adapter in {BASE: model.base, **model.adapters}.items():
         if adapter is not None:
             adapters[task] = joint_factors(**_pair(adapter), r=shape.r)
-    return dict(head_tensors(snapshot.head, adapters, precision))
+    return dict(head_tensors(snapshot.head, adapters, precision, shape.prefix_features))
 
 
 def _classifier_there(path: Path, recipe: str) -> onnx.ModelProto | None:

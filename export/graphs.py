@@ -105,7 +105,8 @@ class Classifier(_Graph):
     """Picture in, scores out, over all tasks: the arithmetic of `head.Head` and the routed rule as a graph.
 
     Outputs: `scores` (B, C), class probabilities; `router` (B, T), the tasks' share of the base branch's probability;
-    `unknown` (B,), squared distance to the nearest class mean over the threshold: above 1 the picture is unknown.
+    `unknown` (B,), squared distance to the nearest class mean over the threshold: above 1 the picture is unknown. All
+    of the graph runs for every picture; where the exit's answer stands, it is taken, its distance too.
     """
 
     def forward(
@@ -119,6 +120,12 @@ class Classifier(_Graph):
         basis: Tensor,
         gain: Tensor,
         scales: Tensor,
+        exit_weight: Tensor,
+        exit_bias: Tensor,
+        exit_centre: Tensor,
+        exit_basis: Tensor,
+        exit_gain: Tensor,
+        exit_scales: Tensor,
         membership: Tensor,
         own_weight: Tensor,
         own_bias: Tensor,
@@ -129,10 +136,11 @@ class Classifier(_Graph):
         """Run on float pixels (B, 3, S, S), 0-255; the rest are a head's tensors, see `classifier.head_tensors`."""
         tokens, prefix = self.prefix(image.permute(0, 2, 3, 1))
         features = torch.cat((prefix, self.suffix(tokens, lora_down[0], lora_up[0])), 1)
-        offset = features - centre
-        scores = offset @ weight.T + bias
-        square = (offset * offset).sum(1) + (offset @ basis.T) ** 2 @ gain
-        unknown = (square * scales[1] - 2 * scores.amax(1)) * scales[2]
+        scores, distance = _discriminant(features, weight, bias, centre, basis, gain, scales[1])
+        unknown = distance * scales[2]
+        early, near = _discriminant(prefix, exit_weight, exit_bias, exit_centre, exit_basis, exit_gain, exit_scales[1])
+        early = torch.softmax(early * exit_scales[0], 1)
+        stands = (early.amax(1) > exit_scales[3]) & (near <= exit_scales[2])
         posterior = torch.softmax(scores * scales[0], 1)
         router = posterior @ membership
         task = router.argmax(1)
@@ -143,8 +151,19 @@ class Classifier(_Graph):
         local = ((own - own_centre[task]) @ own_weight.T + own_bias) * temper
         local = torch.softmax(torch.where(inside > 0, local, -1e30), 1)  # scores of 1e4 and more do occur
         mass = (posterior * inside).sum(1, keepdim=True)
-        fused = posterior + share * inside * (mass * local - posterior)
-        return fused, router, unknown
+        asked = (posterior.amax(1, keepdim=True) <= exit_scales[3]).to(share.dtype)
+        fused = posterior + asked * share * inside * (mass * local - posterior)
+        return torch.where(stands[:, None], early, fused), router, torch.where(stands, near * exit_scales[4], unknown)
+
+
+def _discriminant(
+    features: Tensor, weight: Tensor, bias: Tensor, centre: Tensor, basis: Tensor, gain: Tensor, precision: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return scores (B, C) and squared distances to the nearest class mean (B,) of features (B, F)."""
+    offset = features - centre
+    scores = offset @ weight.T + bias
+    square = (offset * offset).sum(1) + (offset @ basis.T) ** 2 @ gain
+    return scores, square * precision - 2 * scores.amax(1)
 
 
 def _features(summaries: Sequence[Tensor]) -> Tensor:
@@ -197,7 +216,8 @@ def classifier_graph(backbone: Backbone, preprocess: Preprocess, head: Mapping[s
     """
     side = preprocess.image_size
     free = {"lora_down": {0: "A"}, "lora_up": {0: "A"}, "weight": {0: "C"}, "bias": {0: "C"}, "basis": {0: "K"},
-            "gain": {0: "K"}, "membership": {0: "C", 1: "T"}, "own_weight": {0: "C"}, "own_bias": {0: "C"},
+            "gain": {0: "K"}, "exit_weight": {0: "C"}, "exit_bias": {0: "C"}, "exit_basis": {0: "E"},
+            "exit_gain": {0: "E"}, "membership": {0: "C", 1: "T"}, "own_weight": {0: "C"}, "own_bias": {0: "C"},
             "own_centre": {0: "T"}, "own_scales": {0: "T"}, "own_adapter": {0: "T"}}  # fmt: skip
     inputs = {"image": (torch.zeros(2, 3, side, side), {0: "B"})}
     inputs |= {name: (_at_least_two(value, free.get(name, {})), free.get(name, {})) for name, value in head.items()}

@@ -9,19 +9,23 @@ import pytest
 
 from edge_cl.architecture import BackboneSpec
 from edge_cl.assessment import (
+    EXIT_CONFIDENCES,
     FEWEST_PROBES,
     SHRINKAGES,
     TEMPERATURES,
     Assessment,
+    _unknown_threshold,
     assess,
     calibrated,
     fit_temperature,
+    look_alikes,
     weigh_branch,
     with_best_shrinkage,
+    with_exit,
 )
 from edge_cl.config import LearnConfig
-from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, softmax
-from edge_cl.model import KnownClass, Model, Probes
+from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, Exit, softmax
+from edge_cl.model import ExitFit, KnownClass, Model, Probes
 from edge_cl.preprocess import Preprocess
 from edge_cl.statistics import Array, Indices, Precision, Statistics
 
@@ -270,3 +274,98 @@ def test_few_probes_and_equals_leave_the_shrinkage() -> None:
     apart = (half(train[0] + 100 * np.eye(4, WIDTH)[train[1]]), train[1])
     sure = model(apart, apart)  # every shrinkage is certain of every picture
     assert with_best_shrinkage(sure).config.shrinkage == 0.2
+
+
+def clear() -> Model:
+    """Return a model whose classes are far apart."""
+    return model(pictures(20, spread=0.1), pictures(8, seed=1, spread=0.1))
+
+
+def test_the_exit_is_fitted_where_it_agrees_with_the_whole_model() -> None:
+    width = WIDTH // 2
+    found = with_exit(calibrated(clear()), width)
+    assert found.exit is not None and found.exit.confidence in EXIT_CONFIDENCES and found.exit.width == width
+    head = found.head()
+    assert head.exit is not None
+    features = np.concatenate([p.features for p in found.probes.values()]).astype(np.float32)
+    posterior, stands = head.exit.answers(features)
+    agrees = posterior.argmax(1) == head.base_posterior(features).argmax(1)
+    assert stands.mean() > 0.5 and agrees[stands].all()
+    assert (head.exit.head.distance(features[:, :width])[stands] <= found.exit.threshold).all()
+    assert calibrated(found).exit is None  # it has to be fitted anew
+
+    stored = found.state()
+    assert ExitFit(**stored["exit"]) == found.exit
+    assert calibrated(found).state()["exit"] is None
+
+
+def test_an_exit_that_errs_or_has_few_probes_is_none() -> None:
+    few = calibrated(model(pictures(10), pictures(FEWEST_PROBES // 4 - 1, seed=1)))
+    assert with_exit(few, WIDTH // 2) is few
+    train, held = pictures(20), pictures(8, seed=1)
+    noise = np.random.default_rng(5)
+    for rows, _ in (train, held):
+        rows[:, : WIDTH // 2] = half(noise.normal(size=(len(rows), WIDTH // 2)))  # nothing of the classes is in them
+    blind = calibrated(model(train, held))
+    assert with_exit(blind, WIDTH // 2).exit is None
+    assert with_exit(blind, WIDTH).exit is not None
+
+
+def test_hold_out_answers_take_the_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = with_exit(calibrated(clear()), WIDTH // 2)
+    assert assess(found).per_class == {int(c): 1.0 for c in IDS}
+    wrong = Exit.judge
+
+    def judge(self: Exit, scores: Array, distances: Array) -> tuple[Array, np.ndarray]:
+        posterior, stands = wrong(self, scores, distances)
+        return np.roll(posterior, 1, 1), stands
+
+    monkeypatch.setattr(Exit, "judge", judge)
+    assert sum(assess(found).per_class.values()) < len(IDS)
+
+
+def test_negatives_tighten_the_unknown_test_but_not_without_bounds() -> None:
+    known = np.linspace(0, 1, 101).astype(np.float32)
+    nothing = np.zeros(0, np.float32)
+    assert _unknown_threshold(known, nothing) == pytest.approx(0.99)
+    apart = _unknown_threshold(known, np.float32([0.97, 3, 4]))  # rejecting two probes more spares a third of them
+    assert 0.96 <= apart < 0.97
+    assert _unknown_threshold(known, np.float32([2, 3])) == pytest.approx(0.99)  # nothing to gain
+    assert _unknown_threshold(known, np.float32([0.1, 0.2, 0.3])) == pytest.approx(0.99)  # cannot be had
+    assert _unknown_threshold(known, np.float32([0.1, 0.951])) == pytest.approx(0.951, abs=2e-3)
+
+
+def test_negatives_are_kept_and_measured() -> None:
+    plain = calibrated(clear())
+    far = half(np.random.default_rng(8).normal(size=(30, WIDTH)) * 5).astype(np.float16)
+    found = calibrated(replace(clear(), negatives=far))
+    measured = assess(found)
+    assert measured.false_rejects is not None and measured.false_rejects <= 0.05
+    distances = found.head().distance(far.astype(np.float32))
+    assert measured.false_accepts == pytest.approx((distances <= found.threshold).mean())
+    assert found.threshold <= plain.threshold and assess(plain).false_accepts is None
+    early = with_exit(found, WIDTH // 2)
+    assert early.exit is not None
+    head = early.head().exit
+    assert head is not None and head.answers(far.astype(np.float32))[1].mean() <= 0.1
+
+
+def test_calibration_is_measured_before_and_after() -> None:
+    train, held = pictures(6), pictures(20, seed=1, spread=3.0)
+    found = calibrated(model(train, held))
+    measured = assess(found).calibration
+    assert measured is not None
+    assert measured[1] < measured[0]  # it was too sure of itself
+
+
+def test_look_alikes_of_other_tasks_are_named() -> None:
+    found = clear()
+    assert look_alikes(found, 1) == []
+    means = found.statistics.means.copy()
+    means[2] = means[0] + 1e-3  # of tasks 1 and 0
+    alike = replace(found, statistics=replace(found.statistics, means=means))
+    assert look_alikes(alike, 1) == [(int(IDS[2]), int(IDS[0]))]
+    assert look_alikes(alike, 0) == [(int(IDS[0]), int(IDS[2]))]
+    means[3] = means[2]  # of one task: those are not named
+    within = replace(found, statistics=replace(found.statistics, means=np.stack([*means[:2] + 50, *means[2:]])))
+    assert look_alikes(within, 1) == []

@@ -50,6 +50,10 @@ def assert_answers(path: Path, recogniser: Recogniser, pixels: Any, *, within: f
     mass = np.stack([base[:, head.tasks == t].sum(1) for t in tasks], 1)
     assert np.abs(router - mass).max() < within
     far = head.distance(encoding.features) / head.threshold
+    if head.exit is not None:
+        early = head.exit.head
+        near = early.distance(encoding.features[:, : len(early.discriminant.centre)]) / early.threshold
+        far = np.where(head.exit.answers(encoding.features)[1], near, far)
     assert np.allclose(unknown, far, rtol=30 * within, atol=30 * within)
     sure = np.abs(far - 1) > 30 * within
     assert ((unknown > 1) == (far > 1))[sure].all()

@@ -12,8 +12,9 @@ from fake_nvidia import install
 from small import CONFIG, new_learner, picture, write_looks
 from test_ladder import OnnxCompiler, overflow_in_fp16
 
+from edge_cl.backend import BASE
 from edge_cl.errors import EngineError
-from edge_cl.export.bundle import BASE, Bundle
+from edge_cl.export.bundle import Bundle
 from edge_cl.export.engines import prepare_engines, suffix_engines
 from edge_cl.export.exporter import Snapshot, export_bundle
 from edge_cl.learner import Learner

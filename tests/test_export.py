@@ -126,7 +126,7 @@ def test_a_new_task_is_new_files_and_a_manifest(deployed: Deployed, tmp_path: Pa
     after = read_manifest(out).files
     assert not done.graphs_built
     new = {role for role, ref in after.items() if held.get(role) != ref}
-    assert new == {"adapter/2", "branch/2", "head"}
+    assert new == {"adapter/2", "branch/2", "exit", "head"}
     changed = {p.name for p in out.iterdir() if before.get(p.name) != p.stat().st_mtime_ns}
     assert changed <= {after[role].name for role in new} | {"manifest.json"}
     assert done.written <= sum(after[role].size for role in new) + (out / "manifest.json").stat().st_size

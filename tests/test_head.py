@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge_cl.backbone import Backbone
 from edge_cl.features import Encoder, TorchBackend
-from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, Head, precision_of, softmax
+from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, Exit, Head, precision_of, softmax
 from edge_cl.lora import Adapter
 from edge_cl.preprocess import Preprocess
 from edge_cl.recognition import RULES, Recogniser
@@ -302,3 +302,69 @@ def test_prediction_is_the_posterior_s(recogniser: Recogniser, rule: str) -> Non
 
 def test_no_pictures_no_answers(recogniser: Recogniser) -> None:
     assert recogniser.predict([]) == []
+
+
+# The exit: what the prefix alone is sure of.
+
+
+def with_exit(recogniser: Recogniser, *, standing: float) -> Recogniser:
+    """Give the head an exit whose answers stand for about so large a share of `PICTURES`."""
+    width = recogniser.backend.encoder.prefix_width
+    early = replace(Head.of(statistics(width), IDS, TASKS, shrinkage=0.2), temperature=300.0)
+    features = recogniser.backend.prefix(PICTURES).features
+    posterior, distances = early.base_posterior(features), early.distance(features)
+    confidence = float(np.quantile(posterior.max(1), 1 - standing**0.5))
+    near = replace(early, threshold=float(np.quantile(distances, standing**0.5)))
+    return replace(recogniser, head=replace(recogniser.head, temperature=300.0, exit=Exit(near, confidence)))
+
+
+@torch.no_grad()
+def test_what_the_exit_is_sure_of_never_reaches_the_suffix(
+    recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recogniser = with_exit(recogniser, standing=0.4)
+    exit, encoding = recogniser.head.exit, recogniser.backend.encode(PICTURES)
+    assert exit is not None
+    prefix = encoding.features[:, : recogniser.backend.encoder.prefix_width]
+    early, distances = exit.head.base_posterior(prefix), exit.head.distance(prefix)
+    stands = (early.max(1) > exit.confidence) & (distances <= exit.head.threshold)
+    sure, near = early.max(1) > exit.confidence, distances <= exit.head.threshold
+    assert stands.any() and (sure & ~near).any() and (near & ~sure).any()
+
+    base = recogniser.head.base_posterior(encoding.features)
+    through = replace(recogniser, head=replace(recogniser.head, exit=None)).posterior(encoding)
+    asked = base.max(1) <= exit.confidence
+    expected = np.where(stands[:, None], early, np.where(asked[:, None], through, base))
+
+    ran: list[tuple[str, int]] = []
+    run = Encoder.branch
+
+    def branch(self: Encoder, tokens: torch.Tensor, features: Array, adapter: Adapter | None) -> object:
+        ran.append(("base" if adapter is self.base else "own", len(tokens)))
+        return run(self, tokens, features, adapter)
+
+    monkeypatch.setattr(Encoder, "branch", branch)
+    limit = replace(recogniser.head, threshold=-1.0)  # every picture that the base branch answers is unknown
+    parts = list(replace(recogniser, head=limit).posteriors(list(PICTURES)))
+    np.testing.assert_allclose(np.concatenate([p for p, _ in parts]), expected, atol=1e-4)
+    assert np.array_equal(np.concatenate([u for _, u in parts]), ~stands)
+    assert sum(n for which, n in ran if which == "base") == (~stands).sum()
+    task = np.stack([base[:, TASKS == 0].sum(1), base[:, TASKS == 2].sum(1)], 1).argmax(1)
+    assert sum(n for which, n in ran if which == "own") == (~stands & asked & (task == 1)).sum() > 0
+
+
+def test_without_an_exit_every_answer_may_be_asked_of_a_branch(recogniser: Recogniser) -> None:
+    posterior = recogniser.head.base_posterior(recogniser.backend.encode(PICTURES).features)
+    assert recogniser.head.unsure(posterior).tolist() == list(range(len(PICTURES)))
+    sure = with_exit(recogniser, standing=0.4).head
+    assert sure.exit is not None
+    assert sure.unsure(posterior).tolist() == np.flatnonzero(posterior.max(1) <= sure.exit.confidence).tolist()
+
+
+def test_a_batch_that_stands_whole_runs_the_prefix_alone(recogniser: Recogniser) -> None:
+    recogniser = with_exit(recogniser, standing=1.0)
+    assert recogniser.head.exit is not None
+    always = replace(recogniser.head.exit, confidence=0.0, head=replace(recogniser.head.exit.head, threshold=np.inf))
+    recogniser = replace(recogniser, head=replace(recogniser.head, exit=always, threshold=-1.0))
+    answers = recogniser.predict(list(PICTURES))
+    assert len(answers) == len(PICTURES) and not any(answer.unknown for answer in answers)

@@ -123,9 +123,9 @@ def test_preprocessing_is_the_trainings(deployed: Deployed, tmp_path: Path, endi
     class Spy:
         preprocess = spec
 
-        def encode(self, batch: Any) -> Any:
+        def prefix(self, batch: Any) -> Any:
             seen.append(batch)
-            return real.encode(batch)
+            return real.prefix(batch)
 
         branch = real.branch
 

@@ -228,3 +228,20 @@ def test_stored_tensors_come_back(n: int) -> None:
         np.testing.assert_array_equal(value, tensors[name], strict=True)
     assert (again.scatter.rest, again.scatter.count) == (statistics.scatter.rest, n)
     assert (again.scatter.rest > 0) == (n > 0)
+
+
+@pytest.mark.parametrize("rank", [20, 4])
+def test_the_first_features_have_statistics_of_their_own(rank: int) -> None:
+    rows, labels = features(3, 15, 10)
+    whole = Statistics.empty(10).add(rows, labels, rank=rank)
+    first = whole.of_first(6)
+    np.testing.assert_array_equal(first.means, whole.means[:, :6])
+    assert first.counts.tolist() == whole.counts.tolist() and first.scatter.count == whole.scatter.count
+    np.testing.assert_allclose(dense(first.scatter), dense(whole.scatter)[:6, :6], atol=1e-3)
+    assert first.scatter.rest == pytest.approx(whole.scatter.rest * 6 / 10, abs=1e-3)
+    np.testing.assert_allclose(
+        first.scatter.basis @ first.scatter.basis.T, np.eye(len(first.scatter.energy)), atol=1e-5
+    )
+    if rank == 20:  # nothing was cut off
+        np.testing.assert_allclose(dense(first.scatter), within(rows[:, :6], labels), atol=1e-3)
+    assert len(Statistics.empty(10).of_first(6).scatter.basis) == 0

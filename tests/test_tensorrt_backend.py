@@ -14,6 +14,7 @@ from fake_nvidia import Device, engine_of, install
 from vit_graphs import Graphs, factors_of, task_adapter, write_graphs
 
 from edge_cl.backbone import Backbone
+from edge_cl.backend import BASE
 from edge_cl.errors import EngineError
 from edge_cl.export.compiler import TensorRTCompiler
 from edge_cl.export.engine_key import Platform
@@ -21,7 +22,7 @@ from edge_cl.export.reference import Reference
 from edge_cl.features import Encoder, TorchBackend
 from edge_cl.preprocess import Preprocess
 from edge_cl.runtime.nvidia import Gpu, tensorrt_module
-from edge_cl.runtime.tensorrt import BASE, TensorRTBackend
+from edge_cl.runtime.tensorrt import TensorRTBackend
 
 MAX_BATCH = 4
 SIDE = 32

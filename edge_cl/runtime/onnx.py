@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from edge_cl.backend import Encoding
-from edge_cl.export.bundle import BASE, DTYPES, ENCODING, Bundle, BundleError, Factors
+from edge_cl.backend import BASE, Encoding, prefix_encoding
+from edge_cl.export.bundle import DTYPES, ENCODING, Bundle, BundleError, Factors
 from edge_cl.preprocess import Pixels
 from edge_cl.statistics import Array
 
@@ -55,13 +55,17 @@ class OnnxBackend:
         for key in set(self._sessions) - self._used:
             del self._sessions[key]
 
+    def prefix(self, pixels: Pixels) -> Encoding:
+        """Run the prefix alone on (B, S, S, 3) uint8."""
+        return prefix_encoding(*self._prefix.run(None, {"image": pixels}))
+
     def encode(self, pixels: Pixels) -> Encoding:
         """Run prefix and base branch on (B, S, S, 3) uint8."""
-        tokens, prefix = self._prefix.run(None, {"image": pixels})
-        return self._encoding(tokens, prefix, BASE)
+        encoding = self.prefix(pixels)
+        return self._encoding(encoding.tokens, encoding.features, BASE)
 
     def branch(self, encoding: Encoding, task: int, rows: Sequence[int]) -> Encoding:
-        """Run a task branch on some pictures of an encoded batch."""
+        """Run a branch on some pictures of an encoded batch; see `Backend.branch`."""
         i = list(rows)
         tokens, features = encoding.tokens[i], encoding.features[i]
         if task not in self._feeds:

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_cl.backend import Encoding
+from edge_cl.backend import BASE, Encoding, prefix_encoding
 from edge_cl.errors import EngineError
-from edge_cl.export.bundle import BASE
 from edge_cl.preprocess import Pixels, Preprocess
 from edge_cl.runtime.device_tokens import DeviceTokens, TokenBuffer, TokenPool
 from edge_cl.runtime.execution import Execution
@@ -193,8 +192,15 @@ class TensorRTBackend:
         """How pictures become input."""
         return self._preprocess
 
+    def prefix(self, pixels: Pixels) -> Encoding:
+        """Run the prefix alone on (B, S, S, 3) uint8; any B, at most `max_batch` at once."""
+        return prefix_encoding(*self._encoded(pixels, whole=False))
+
     def encode(self, pixels: Pixels) -> Encoding:
         """Run prefix and base branch on (B, S, S, 3) uint8; any B, at most `max_batch` at once."""
+        return self._encoding(*self._encoded(pixels, whole=True))
+
+    def _encoded(self, pixels: Pixels, *, whole: bool) -> tuple[DeviceTokens, Array]:
         side = self._preprocess.image_size
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (side, side, 3) or not len(pixels):
             raise EngineError(
@@ -202,12 +208,13 @@ class TensorRTBackend:
                 mend="Prepare them with `preprocess.centre`.",
             )
         with self._active():
-            parts = [self._encode(pixels[i : i + self.max_batch]) for i in range(0, len(pixels), self.max_batch)]
+            starts = range(0, len(pixels), self.max_batch)
+            parts = [self._encode(pixels[i : i + self.max_batch], whole) for i in starts]
             tokens = DeviceTokens(self._pool, tuple(buffer for buffer, _ in parts), tuple(range(len(pixels))))
-        return self._encoding(tokens, np.concatenate([features for _, features in parts]))
+        return tokens, np.concatenate([features for _, features in parts])
 
     def branch(self, encoding: Encoding, task: int, rows: Sequence[int]) -> Encoding:
-        """Run a task branch on some pictures of an encoded batch; a task without a branch is the base branch's."""
+        """Run a branch on some pictures of an encoded batch; see `Backend.branch`."""
         i = list(rows)
         with self._active():
             tokens: DeviceTokens = encoding.tokens[i]
@@ -225,13 +232,16 @@ class TensorRTBackend:
             parts = [self.gpu.download(address, (count, *unit), kind) for address, count in tokens.stretches()]
         return np.concatenate([np.empty((0, *unit), kind), *parts])
 
-    def _encode(self, pixels: Pixels) -> tuple[TokenBuffer, Array]:
-        """Return tokens and features (B, F) of at most `max_batch` pictures."""
+    def _encode(self, pixels: Pixels, whole: bool) -> tuple[TokenBuffer, Array]:
+        """Return tokens and features, (B, F) or the prefix's alone, of at most `max_batch` pictures."""
         batch, buffer = len(pixels), self._pool.borrow()
         image, features = self._pinned["image"], self._pinned["prefix"]
         image.array[:batch] = pixels
         addresses = {"image": image.address, "features": features.address, "tokens": buffer.address}
         self._prefix.enqueue(batch, addresses)
+        if not whole:
+            self.gpu.synchronise()
+            return buffer, np.array(features.array[:batch], np.float32)
         own = self._run_suffix(BASE, batch, buffer.address)  # synchronises: both runs are done
         return buffer, np.concatenate((features.array[:batch], own), 1)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edge_cl.export.bundle import BASE, Bundle
+from edge_cl.backend import BASE
+from edge_cl.export.bundle import Bundle
 from edge_cl.export.engine_key import platform_of
 from edge_cl.export.engines import branch_factors, found_engine, prefix_engine, suffix_engines
 from edge_cl.runtime.nvidia import Gpu, Module, tensorrt_module

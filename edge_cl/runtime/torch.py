@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from edge_cl.architecture import BackboneSpec, build_empty
-from edge_cl.backend import Encoding
-from edge_cl.export.bundle import BASE, Bundle, BundleError
+from edge_cl.backend import BASE, Encoding
+from edge_cl.export.bundle import Bundle, BundleError
 from edge_cl.features import Encoder, TorchBackend
 from edge_cl.lora import Adapter
 from edge_cl.preprocess import Pixels
@@ -26,13 +26,18 @@ class SafeTorchBackend(TorchBackend):
 
     _running: threading.Lock = field(default_factory=threading.Lock)
 
+    def prefix(self, pixels: Pixels) -> Encoding:
+        """Run the prefix alone on (B, S, S, 3) uint8."""
+        with self._running:
+            return super().prefix(pixels)
+
     def encode(self, pixels: Pixels) -> Encoding:
         """Run prefix and base branch on (B, S, S, 3) uint8."""
         with self._running:
             return super().encode(pixels)
 
     def branch(self, encoding: Encoding, task: int, rows: Sequence[int]) -> Encoding:
-        """Run a task branch on some pictures of an encoded batch."""
+        """Run a branch on some pictures of an encoded batch; see `Backend.branch`."""
         with self._running:
             return super().branch(encoding, task, rows)
 

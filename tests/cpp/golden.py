@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from small import CONFIG, picture, write_looks
 
 from edge_cl.export.bundle import FileRef, joint_factors, read_manifest
-from edge_cl.head import Branch, Discriminant, Head
+from edge_cl.head import Branch, Discriminant, Exit, Head
 from edge_cl.learner import Learner
 from edge_cl.preprocess import Preprocess
 from edge_cl.runtime import Classifier
@@ -92,6 +92,12 @@ def head() -> Tensors:
         for task in route:
             fused[i : i + 1] = made.fuse(fused[i : i + 1], task, branch.discriminant.scores(own[i : i + 1]))
     assert 0 < sum(map(len, routes)) < pictures
+    split = features // 3
+    fitted = Discriminant(normal(count, split), normal(count), normal(split))
+    early = Head(ids, tasks, fitted, Precision(basis[:2, :split] / 2, gain[:2], 0.9), temperature=5.0, threshold=14.5)
+    first, stands = Exit(early, 0.48).answers(x)
+    assert stands.any() and not stands.all()
+    unsure = replace(made, exit=Exit(early, 0.48)).unsure(posterior)
     return {
         "weight": base.weight, "bias": base.bias, "centre": base.centre, "basis": basis, "gain": gain,
         "scalars": np.asarray([0.8, 6.5, branch.weight, branch.temperature], np.float32),
@@ -99,7 +105,11 @@ def head() -> Tensors:
         "own_weight": branch.discriminant.weight, "own_bias": branch.discriminant.bias,
         "own_centre": branch.discriminant.centre, "x": x, "own": own, "scores": scores, "distance": distance,
         "posterior": posterior, "fused": fused,
-        "routed": np.asarray([len(route) for route in routes], np.int64),
+        "routed": np.asarray([len(route) for route in routes], np.int64), "exit_weight": fitted.weight,
+        "exit_bias": fitted.bias, "exit_centre": fitted.centre, "exit_basis": early.precision.basis,
+        "exit_gain": early.precision.gain, "exit_scalars": np.asarray([0.9, 5.0, 14.5, 0.48], np.float32),
+        "exit_posterior": first, "exit_stands": stands.astype(np.int64),
+        "unsure": np.isin(np.arange(pictures), unsure).astype(np.int64),
     }  # fmt: skip
 
 
@@ -148,24 +158,42 @@ def tiny_learner(root: Path) -> Learner:
     with mock.patch("edge_cl.weights.find_backbone", lambda *_: source):
         learner = Learner.init(root / "store", device="cpu")
     config = replace(CONFIG, epochs=4)
-    learner.learn(write_looks(root / "first", {"red": 1, "green": 6, "dark blue": 12}), config)
-    learner.learn(write_looks(root / "second", {"yellow": 3, "violet": 15, "teal": 9}), config)
+    with mock.patch.multiple("edge_cl.assessment", FEWEST_PROBES=6, EXIT_AGREEMENT=0.0):  # so that there is an exit
+        learner.learn(write_looks(root / "first", {"red": 1, "green": 6, "dark blue": 12}), config)
+        learner.learn(write_looks(root / "second", {"yellow": 3, "violet": 15, "teal": 9}), config)
     return learner
 
 
 def soften(bundle: Path) -> None:
-    """Let answers be in doubt and branches share in them: sure answers would hide differences."""
-    manifest, files = read_manifest(bundle), {}
+    """Let answers be in doubt, branches share in them and some stand at the exit: sure answers hide differences."""
+    manifest, files, fit = read_manifest(bundle), {}, exit_fit(bundle)
     for role, ref in manifest.files.items():
         files[role] = ref
         if role.startswith("branch/"):
-            tensors = {**load_file(bundle / ref.name), "share": np.asarray([0.5, 200], np.float32)}
-            data = save(tensors)
-            digest = hashlib.sha256(data).hexdigest()
-            files[role] = FileRef(f"{role.replace('/', '-')}-{digest[:16]}.safetensors", digest, len(data))
-            (bundle / ref.name).unlink()
-            (bundle / files[role].name).write_bytes(data)
+            changed = {"share": np.asarray([0.5, 200], np.float32)}
+        elif role == "exit":
+            changed = {"fit": fit}
+        else:
+            continue
+        data = save({**load_file(bundle / ref.name), **changed})
+        digest = hashlib.sha256(data).hexdigest()
+        files[role] = FileRef(f"{role.replace('/', '-')}-{digest[:16]}.safetensors", digest, len(data))
+        (bundle / ref.name).unlink()
+        (bundle / files[role].name).write_bytes(data)
     (bundle / "manifest.json").write_bytes(replace(manifest, temperature=400.0, files=files).encode())
+
+
+def exit_fit(bundle: Path) -> npt.NDArray[np.float32]:
+    """Return temperature, threshold and confidence of an exit at which some of the looks stand, none on the edge."""
+    recogniser = Classifier(bundle, threads=1)._loaded.recogniser
+    exit, spec = recogniser.head.exit, recogniser.backend.preprocess
+    assert exit is not None
+    frames = np.stack([spec.centre(Image.fromarray(frame)) for frame in looks()])
+    features = recogniser.backend.prefix(frames).features
+    head = replace(exit.head, temperature=400.0)
+    sure, distances = (np.sort(v) for v in (head.base_posterior(features).max(1), head.distance(features)))
+    middle, high = len(sure) // 2, 4 * len(sure) // 5
+    return np.asarray([400, distances[high : high + 2].mean(), sure[middle : middle + 2].mean()], np.float32)
 
 
 def looks() -> npt.NDArray[np.uint8]:
@@ -181,7 +209,7 @@ def answers(bundle: Path) -> Tensors:
         found = classifier.predict(list(looks()), top=len(classifier.classes))
         by_name = [dict(p.top) for p in found]
         tensors[rule] = np.asarray([[p[name] for name in classifier.classes] for p in by_name], np.float32)
-        tensors["unknown"] = np.asarray([p.unknown for p in found], np.int64)
+        tensors["routed_unknown" if rule == "routed" else "unknown"] = np.asarray([p.unknown for p in found], np.int64)
     return tensors
 
 

@@ -36,7 +36,7 @@ TEST(CApi, AnswersAndReloads) {
     EXPECT_EQ(edge_cl_top_count(predictions, 1), 2U);
     EXPECT_STREQ(edge_cl_label(predictions, 1), edge_cl_top_label(predictions, 1, 0));
     EXPECT_EQ(edge_cl_confidence(predictions, 1), edge_cl_top_confidence(predictions, 1, 0));
-    EXPECT_EQ(edge_cl_unknown(predictions, 0), golden.get<std::int64_t>("unknown")[0]);
+    EXPECT_EQ(edge_cl_unknown(predictions, 0), golden.get<std::int64_t>("routed_unknown")[0]);
     EXPECT_EQ(edge_cl_predicted_version(predictions, 0), 2);
     EXPECT_EQ(edge_cl_bundle_version(classifier), 2);
     int changed = -1;

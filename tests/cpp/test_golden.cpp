@@ -100,6 +100,40 @@ TEST(Head, AnswersAsPythonDoes) {
     expect_near(all_fused, golden.get<float>("fused"), 1e-6F);
 }
 
+TEST(Exit, AnswersAsPythonDoes) {
+    const test::Golden golden("head");
+    const auto scalars = golden.get<float>("exit_scalars");
+    auto exit = std::make_shared<Exit>();
+    Head& early = exit->head;
+    early.discriminant = {golden.get<float>("exit_weight"), golden.get<float>("exit_bias"),
+                          golden.get<float>("exit_centre")};
+    early.basis = golden.get<float>("exit_basis");
+    early.gain = golden.get<float>("exit_gain");
+    early.prepare();
+    early.variance = scalars[0];
+    early.temperature = scalars[1];
+    early.threshold = scalars[2];
+    early.names = {"a", "b", "c", "d", "e"};
+    exit->confidence = scalars[3];
+
+    const auto x = golden.get<float>("x"), posteriors = golden.get<float>("posterior");
+    const auto stands = golden.get<std::int64_t>("exit_stands"), unsure = golden.get<std::int64_t>("unsure");
+    const std::size_t classes = early.classes(), width = x.size() / stands.size();
+    Head head;
+    head.names = early.names;
+    std::vector<float> found, offset(early.features());
+    for (std::size_t i = 0; i < stands.size(); ++i) {
+        std::vector<float> posterior(classes);
+        EXPECT_EQ(exit->answer(x.data() + i * width, offset.data(), posterior.data()), stands[i] != 0) << i;
+        found.insert(found.end(), posterior.begin(), posterior.end());
+        head.exit = nullptr;
+        EXPECT_TRUE(head.is_unsure(posteriors.data() + i * classes));
+        head.exit = exit;
+        EXPECT_EQ(head.is_unsure(posteriors.data() + i * classes), unsure[i] != 0) << i;
+    }
+    expect_near(found, golden.get<float>("exit_posterior"), 1e-6F);
+}
+
 TEST(Kernels, AgreeWithEachOther) {
     if (Kernels::avx2() == nullptr) GTEST_SKIP() << "this processor or build has one set of kernels";
     std::vector<float> a(4611), b(4611);

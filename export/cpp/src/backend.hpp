@@ -27,10 +27,10 @@ public:
     /// Return room for the input of `count` frames, at most `kBatch`: (count, S, S, 3) uint8.
     virtual Result<std::uint8_t*> input(std::size_t count) = 0;
 
-    /// Run prefix and base branch on the first `count` frames of the input.
+    /// Run the prefix on the first `count` frames of the input.
     virtual Status encode(std::size_t count, const Deadline& deadline) = 0;
 
-    /// Run a task branch on some of the encoded frames.
+    /// Run a branch on some of the encoded frames, in ascending order; `kBase` is the base branch.
     virtual Status branch(std::int64_t task, const std::size_t* rows, std::size_t count, const Deadline& deadline) = 0;
 
     /// Features of the prefix, (count, Fp), and of the branch that ran last, (count, Fs).

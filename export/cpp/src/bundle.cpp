@@ -160,11 +160,8 @@ Result<std::map<std::string, std::vector<float>>> Bundle::merged_projections() c
     return merged;
 }
 
-Result<Head> Bundle::head() const {
-    Result<Tensors> tensors = this->tensors("head");
-    if (!tensors) return tensors.error();
-    const std::uint64_t features = manifest_.shape.features(), count = manifest_.classes.size();
-    const std::uint64_t rank = tensors->size("basis", 0);
+Result<Head> Bundle::bare_head(const std::string& role, std::uint64_t features, const Tensors& tensors) const {
+    const std::uint64_t count = manifest_.classes.size(), rank = tensors.size("basis", 0);
     Head head;
     std::vector<float> variance;
     const std::vector<std::pair<const char*, std::pair<std::vector<std::uint64_t>, std::vector<float>*>>> wanted{
@@ -176,18 +173,27 @@ Result<Head> Bundle::head() const {
         {"variance", {{1}, &variance}},
     };
     for (const auto& [name, target] : wanted) {
-        Result<std::vector<float>> values = tensors->floats(name, target.first);
+        Result<std::vector<float>> values = tensors.floats(name, target.first);
         if (!values) return advise(values.error());
         *target.second = std::move(*values);
     }
-    if (!(variance[0] > 0)) return advise({Code::bad_bundle, *file("head") + ": its variance is not positive.", ""});
+    if (!(variance[0] > 0)) return advise({Code::bad_bundle, *file(role) + ": its variance is not positive.", ""});
     head.prepare();
     head.variance = variance[0];
+    for (const BundleClass& known : manifest_.classes) head.names.push_back(known.name);
+    return head;
+}
+
+Result<Head> Bundle::head() const {
+    Result<Tensors> tensors = this->tensors("head");
+    if (!tensors) return tensors.error();
+    Result<Head> made = bare_head("head", manifest_.shape.features(), *tensors);
+    if (!made) return made.error();
+    Head head = std::move(*made);
     head.temperature = static_cast<float>(manifest_.temperature);
     head.threshold = static_cast<float>(manifest_.threshold);
     const std::vector<std::int64_t> tasks = manifest_.tasks();
     for (const BundleClass& known : manifest_.classes) {
-        head.names.push_back(known.name);
         const auto place = std::lower_bound(tasks.begin(), tasks.end(), known.task);
         head.tasks.push_back(static_cast<std::size_t>(place - tasks.begin()));
     }
@@ -199,7 +205,27 @@ Result<Head> Bundle::head() const {
         if (!branch) return branch.error();
         head.branches.back() = std::move(*branch);
     }
+    if (manifest_.has("exit")) {
+        Result<Exit> exit = this->exit();
+        if (!exit) return exit.error();
+        head.exit = std::make_shared<const Exit>(std::move(*exit));
+    }
     return head;
+}
+
+Result<Exit> Bundle::exit() const {
+    Result<Tensors> tensors = this->tensors("exit");
+    if (!tensors) return tensors.error();
+    Result<Head> head = bare_head("exit", manifest_.shape.prefix_features(), *tensors);
+    if (!head) return head.error();
+    Result<std::vector<float>> fit = tensors->floats("fit", {3});
+    if (!fit) return advise(fit.error());
+    Exit exit{std::move(*head), (*fit)[2]};
+    exit.head.temperature = (*fit)[0];
+    exit.head.threshold = (*fit)[1];
+    if (!(exit.head.temperature > 0 && exit.confidence > 0))
+        return advise({Code::bad_bundle, *file("exit") + ": its temperature or confidence is not positive.", ""});
+    return exit;
 }
 
 Result<Branch> Bundle::branch(std::int64_t task) const {

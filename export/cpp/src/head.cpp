@@ -69,6 +69,17 @@ bool Head::is_unknown(const float* offset, const float* scores) const {
     return square / variance - nearest > threshold;
 }
 
+bool Head::is_unsure(const float* posterior) const {
+    return exit == nullptr || *std::max_element(posterior, posterior + classes()) <= exit->confidence;
+}
+
+bool Exit::answer(const float* prefix, float* offset, float* posterior) const {
+    head.discriminant.scores(prefix, head.features(), nullptr, offset, posterior);
+    const bool is_far = head.is_unknown(offset, posterior);
+    head.posterior(posterior);
+    return !is_far && *std::max_element(posterior, posterior + head.classes()) > confidence;
+}
+
 std::size_t Head::route(const float* posterior, float* mass) const {
     std::fill(mass, mass + branches.size(), 0.0F);
     for (std::size_t c = 0; c < classes(); ++c) mass[tasks[c]] += posterior[c];

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,8 @@ struct Branch {
     bool is_asked() const { return share > 0 && columns.size() > 1; }
 };
 
+struct Exit;
+
 /// Scores, routing and the unknown test over all classes known.
 struct Head {
     Discriminant discriminant;      ///< of the base branch
@@ -42,6 +45,7 @@ struct Head {
     std::vector<std::string> names; ///< of the classes, by column
     std::vector<std::size_t> tasks; ///< by column: place of the class's task among `branches`
     std::vector<Branch> branches;   ///< one for every task, in the order of their numbers
+    std::shared_ptr<const Exit> exit;  ///< what answers before the suffix, or null
 
     std::size_t classes() const { return names.size(); }
     std::size_t features() const { return discriminant.centre.size(); }
@@ -58,6 +62,9 @@ struct Head {
     /// Return the squared Mahalanobis distance to the nearest class mean, all of it: `is_unknown` stops when it is sure.
     float distance(const float* offset, const float* scores) const;
 
+    /// Whether a task branch should look at an answer of the base branch: at all of them, where there is no exit.
+    bool is_unsure(const float* posterior) const;
+
     /// Return the place among `branches` of the most probable task; `mass` is room for a number a task.
     std::size_t route(const float* posterior, float* mass) const;
 
@@ -66,6 +73,16 @@ struct Head {
 
 private:
     std::vector<float> lowest_, highest_;  // gains of each row of the basis and those after it
+};
+
+/// What answers from the prefix alone, so that the suffix need not run.
+struct Exit {
+    Head head;             ///< over the prefix's features, without branches
+    float confidence = 0;  ///< of the best class, above which an answer is sure
+
+    /// Write the class probabilities of the prefix's features; return whether the answer stands: it is sure, and the
+    /// picture not too far from what is known. `offset` is room for as many numbers.
+    bool answer(const float* prefix, float* offset, float* posterior) const;
 };
 
 /// Softmax of `count` scores over a temperature, in place.

@@ -102,9 +102,7 @@ Status OnnxPass::encode(std::size_t count, const Deadline& deadline) {
     static constexpr const char* outputs[] = {"tokens", "features"};
     const OrtValue* const given[] = {(*bound)->image.get()};
     OrtValue* taken[] = {(*bound)->tokens.get(), (*bound)->prefix_features.get()};
-    if (Status done = run(*graphs_.prefix, inputs, given, 1, outputs, 2, taken, deadline); !done) return done;
-    return run_suffix(graphs_.suffixes.find(kBase)->second, (*bound)->tokens.get(), (*bound)->suffix_features.get(),
-                      deadline);
+    return run(*graphs_.prefix, inputs, given, 1, outputs, 2, taken, deadline);
 }
 
 Status OnnxPass::branch(std::int64_t task, const std::size_t* rows, std::size_t count, const Deadline& deadline) {
@@ -113,9 +111,11 @@ Status OnnxPass::branch(std::int64_t task, const std::size_t* rows, std::size_t 
         return Error{Code::internal, "There is no branch of task " + std::to_string(task) + ".", ""};
     Result<Tensors*> bound = tensors(count);
     if (!bound) return bound.error();
-    for (std::size_t i = 0; i < count; ++i)
+    const bool is_all = rows[count - 1] == count - 1;  // the first frames, as they lie there
+    for (std::size_t i = 0; i < count && !is_all; ++i)
         std::memcpy(gathered_.data() + i * token_bytes(), tokens_.data() + rows[i] * token_bytes(), token_bytes());
-    return run_suffix(suffix->second, (*bound)->gathered.get(), (*bound)->suffix_features.get(), deadline);
+    const OrtValue* const tokens = is_all ? (*bound)->tokens.get() : (*bound)->gathered.get();
+    return run_suffix(suffix->second, tokens, (*bound)->suffix_features.get(), deadline);
 }
 
 Status OnnxPass::run_suffix(const OnnxSuffix& suffix, const OrtValue* tokens, OrtValue* features,

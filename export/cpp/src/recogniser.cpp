@@ -6,6 +6,8 @@
 
 namespace edge_cl {
 
+constexpr std::size_t kNoRoute = static_cast<std::size_t>(-1);
+
 // The memory of one call.
 struct Recogniser::Workspace {
     Workspace(const Preprocess& spec, const Shape& shape, const Head& head)
@@ -20,8 +22,9 @@ struct Recogniser::Workspace {
     std::unique_ptr<Pass> pass;
     std::vector<float> offset, scores, mass, posterior;
     std::vector<std::size_t> order;
-    std::size_t routes[kBatch] = {};  // place of each frame's task
-    std::size_t rows[kBatch] = {};
+    std::size_t on[kBatch] = {};      // the frames that go on after the exit, ...
+    std::size_t routes[kBatch] = {};  // ... and the place of each one's task; kNoRoute: no branch is asked
+    std::size_t rows[kBatch] = {}, places[kBatch] = {};
     bool unknown[kBatch] = {};
 };
 
@@ -97,19 +100,35 @@ Status Recogniser::answer(Workspace& space, const Frame* frames, std::size_t cou
                                static_cast<std::size_t>(preprocess_.image_size) * 3;
     for (std::size_t i = 0; i < count; ++i) space.preprocessor.centre(frames[i], *input + i * pixels);
     if (Status done = space.pass->encode(count, deadline); !done) return done;
-    const std::size_t prefix = shape_.prefix_features(), suffix = shape_.suffix_features();
+    const Exit* const exit = rule_ == Rule::routed ? head_.exit.get() : nullptr;
+    std::size_t on = 0;
     for (std::size_t i = 0; i < count; ++i) {
         float* posterior = space.posterior.data() + i * head_.classes();
-        head_.discriminant.scores(space.pass->prefix_features() + i * prefix, prefix,
-                                  space.pass->suffix_features() + i * suffix, space.offset.data(), posterior);
-        space.unknown[i] = head_.is_unknown(space.offset.data(), posterior);
-        head_.posterior(posterior);
-        space.routes[i] = head_.route(posterior, space.mass.data());
+        const float* prefix = space.pass->prefix_features() + i * shape_.prefix_features();
+        space.unknown[i] = false;
+        if (exit == nullptr || !exit->answer(prefix, space.offset.data(), posterior)) space.on[on++] = i;
     }
-    if (rule_ == Rule::routed)
-        if (Status done = ask_branches(space, count, deadline); !done) return done;
+    if (on > 0)
+        if (Status done = ask_base(space, on, deadline); !done) return done;
+    if (on > 0 && rule_ == Rule::routed)
+        if (Status done = ask_branches(space, on, deadline); !done) return done;
     for (std::size_t i = 0; i < count; ++i)
         write(space.posterior.data() + i * head_.classes(), space.unknown[i], space.order, out[i]);
+    return {};
+}
+
+Status Recogniser::ask_base(Workspace& space, std::size_t count, const Deadline& deadline) const {
+    if (Status done = space.pass->branch(kBase, space.on, count, deadline); !done) return done;
+    const std::size_t prefix = shape_.prefix_features(), suffix = shape_.suffix_features();
+    for (std::size_t j = 0; j < count; ++j) {
+        const std::size_t i = space.on[j];
+        float* posterior = space.posterior.data() + i * head_.classes();
+        head_.discriminant.scores(space.pass->prefix_features() + i * prefix, prefix,
+                                  space.pass->suffix_features() + j * suffix, space.offset.data(), posterior);
+        space.unknown[i] = head_.is_unknown(space.offset.data(), posterior);
+        head_.posterior(posterior);
+        space.routes[j] = head_.is_unsure(posterior) ? head_.route(posterior, space.mass.data()) : kNoRoute;
+    }
     return {};
 }
 
@@ -121,15 +140,18 @@ Status Recogniser::ask_branches(Workspace& space, std::size_t count, const Deadl
             const Branch& branch = head_.branches[task];
             if (!branch.is_asked() || backend_->has_branch(branch.task) != has_adapter) continue;
             std::size_t chosen = 0;
-            for (std::size_t i = 0; i < count; ++i)
-                if (space.routes[i] == task) space.rows[chosen++] = i;
+            for (std::size_t j = 0; j < count; ++j)
+                if (space.routes[j] == task) {
+                    space.places[chosen] = has_adapter ? chosen : j;  // where its suffix features lie
+                    space.rows[chosen++] = space.on[j];
+                }
             if (chosen == 0) continue;
             if (has_adapter)
                 if (Status done = space.pass->branch(branch.task, space.rows, chosen, deadline); !done) return done;
-            for (std::size_t j = 0; j < chosen; ++j) {
-                const std::size_t i = space.rows[j];
+            for (std::size_t k = 0; k < chosen; ++k) {
+                const std::size_t i = space.rows[k];
                 branch.discriminant.scores(space.pass->prefix_features() + i * prefix, prefix,
-                                           space.pass->suffix_features() + (has_adapter ? j : i) * suffix,
+                                           space.pass->suffix_features() + space.places[k] * suffix,
                                            space.offset.data(), space.scores.data());
                 head_.fuse(space.posterior.data() + i * head_.classes(), branch, space.scores.data());
             }

@@ -1,4 +1,4 @@
-// Frames through preprocessing, prefix, base branch and the routed task branches, to predictions.
+// Frames through preprocessing, prefix and exit, base branch and the routed task branches, to predictions.
 #pragma once
 
 #include <memory>
@@ -37,6 +37,7 @@ private:
     Result<std::unique_ptr<Workspace>> make_workspace() const;
     Status answer(Workspace& space, const Frame* frames, std::size_t count, const Deadline& deadline,
                   Prediction* out) const;
+    Status ask_base(Workspace& space, std::size_t count, const Deadline& deadline) const;
     Status ask_branches(Workspace& space, std::size_t count, const Deadline& deadline) const;
     void write(const float* posterior, bool unknown, std::vector<std::size_t>& order, Prediction& out) const;
 

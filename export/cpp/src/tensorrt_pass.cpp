@@ -131,7 +131,6 @@ Status TensorRtPass::encode(std::size_t count, const Deadline& deadline) {
         done = cuda.check(cuda.to_host(prefix_host_.host(), prefix_features_.device(),
                                        count * engines_.shape.prefix_features() * sizeof(float), stream_),
                           "a copy");
-    if (done) done = run_suffix(kBase, tokens_, count);
     return done ? finish(deadline) : done;
 }
 
@@ -140,13 +139,14 @@ Status TensorRtPass::branch(std::int64_t task, const std::size_t* rows, std::siz
     const Cuda& cuda = *engines_.cuda;
     if (deadline.is_past()) return Error{Code::timeout, "The answer took too long.", "Allow more time."};
     is_pending_ = true;
-    for (std::size_t i = 0; i < count; ++i) {
+    const bool is_all = rows[count - 1] == count - 1;  // the first frames, as they lie there
+    for (std::size_t i = 0; i < count && !is_all; ++i) {
         Status done = cuda.check(cuda.copy(gathered_.device() + i * token_bytes(),
                                            tokens_.device() + rows[i] * token_bytes(), token_bytes(), stream_),
                                  "a copy");
         if (!done) return done;
     }
-    Status done = run_suffix(task, gathered_, count);
+    Status done = run_suffix(task, is_all ? tokens_ : gathered_, count);
     return done ? finish(deadline) : done;
 }
 
