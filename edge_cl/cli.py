@@ -119,6 +119,10 @@ def learn(
         int | None,
         typer.Option("--micro-batch", min=1, help="Most pictures that training takes at once; fewer need less memory."),
     ] = None,
+    negatives: Annotated[
+        Path | None,
+        typer.Option("--negatives", metavar="DIR", help="Pictures of nothing known; they tighten the unknown test."),
+    ] = None,
     export: Annotated[
         Path | None, typer.Option("--export", metavar="OUT", help="Bundle to make, or to bring up to date, at the end.")
     ] = None,
@@ -167,8 +171,9 @@ def learn(
     assert learner is not None
     with Progress() as progress:
         report = learner.learn(
-            new_classes, config, task=task, update=update, export=export, progress=progress, started=started
-        )
+            new_classes, config, task=task, update=update, negatives=negatives, export=export,
+            progress=progress, started=started,
+        )  # fmt: skip
     warn_skipped(report.skipped)
     emit(as_json, report.to_json(), lambda: _show_report(report, store))
 

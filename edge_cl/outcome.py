@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from edge_cl.assessment import Assessment, assess
+import numpy as np
+
+from edge_cl.assessment import Assessment, assess, look_alikes
 from edge_cl.config import LearnConfig
 from edge_cl.errors import EdgeClError
 from edge_cl.intake import Intake, skipped_json
@@ -14,6 +16,7 @@ from edge_cl.memory import peak_mb
 from edge_cl.model import Model
 from edge_cl.report import LearnReport
 
+MOST_ALIKE = 5  # pairs of look-alikes that are named
 STAGES = ("total", "scan", "shared", "prefix", "train", "head")
 
 
@@ -55,6 +58,16 @@ def measure_outcome(
         class_accuracy={names[c]: a for c, a in after.per_class.items()},
         confusions=[{"class": names[a], "taken_for": names[b], "count": n} for a, b, n in after.confusions],
         notes=notes,
+        calibration={
+            "temperature": new.temperature,
+            "error_before": after.calibration and after.calibration[0],
+            "error_after": after.calibration and after.calibration[1],
+        },
+        unknown={
+            "threshold": new.threshold if np.isfinite(new.threshold) else None,
+            "false_rejects": after.false_rejects,
+            "false_accepts": after.false_accepts,
+        },
     )
     return new, report
 
@@ -68,6 +81,12 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
         )
     if learned.task is not None and learned.epochs == 0 and model.config.method != "prototype":
         notes.append("Too few classes or pictures to train adapters on: statistics alone were taken.")
+    alike = [] if learned.task is None else look_alikes(model, learned.task)
+    for one, other in alike[:MOST_ALIKE]:
+        notes.append(
+            f"{model.names[one]!r} looks much like {model.names[other]!r}, which another task taught: they will be "
+            "taken for each other. More varied pictures of both may tell them apart."
+        )
     if not after.pictures:
         notes.append("Too few pictures to hold any out: accuracy, confidence and the unknown test are not calibrated.")
     return notes

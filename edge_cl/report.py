@@ -36,6 +36,10 @@ class LearnReport:
         class_accuracy: by class name.
         confusions: most frequent mistakes: {class, taken_for, count}.
         notes: what the learner decided by itself and the user should know.
+        calibration: {temperature, error_before, error_after}: of the base branch's confidence on hold-out pictures; the
+            errors are expected calibration errors at temperature 1 and at the one fitted, None where none was held out.
+        unknown: {threshold, false_rejects, false_accepts}: share of the hold-out pictures that the unknown test
+            rejects, and of the negatives that it accepts; None where there are none.
         export: what bringing a bundle up to date did (see `Learner.export`), with its path; None where none was asked.
     """
 
@@ -58,6 +62,8 @@ class LearnReport:
     class_accuracy: Mapping[str, float]
     confusions: Sequence[Mapping[str, Any]]
     notes: Sequence[str]
+    calibration: Mapping[str, float | None]
+    unknown: Mapping[str, float | None]
     export: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -79,6 +85,7 @@ class LearnReport:
             f"| old classes after | {percent(after)} |",
             f"| forgetting (best so far - now, mean over tasks) | {self.forgetting * POINTS:.1f} points |",
             "",
+            *self._trust(),
             "## Accuracy of each task after each learn",
             "",
             *self._matrix(),
@@ -105,6 +112,20 @@ class LearnReport:
         if self.skipped:
             lines += ["", "## Skipped files", "", *(f"- `{s['path']}`: {s['why']}" for s in self.skipped)]
         return "\n".join(lines) + "\n"
+
+    def _trust(self) -> list[str]:
+        """Write how far confidence and the unknown test can be relied on, where that was measured."""
+        before, after = self.calibration["error_before"], self.calibration["error_after"]
+        rejects, accepts = self.unknown["false_rejects"], self.unknown["false_accepts"]
+        lines = []
+        if before is not None and after is not None:
+            lines.append(
+                f"Confidence is off by {percent(after)} on average ({percent(before)} before it was calibrated)."
+            )
+        if rejects is not None:
+            lines.append(f"The unknown test rejects {percent(rejects)} of the hold-out pictures")
+            lines[-1] += "." if accepts is None else f", and lets {percent(accepts)} of the negatives pass."
+        return ["## Confidence and the unknown", "", *lines, ""] if lines else []
 
     def _kept_to_memory(self) -> str:
         predicted, idle, allowed = (self.budget[name] for name in ("predicted_mb", "idle_mb", "memory_mb"))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -701,3 +702,50 @@ def test_the_shipped_backbone_is_known_by_its_weights(
             learner.require_backbone("edge_vit_tiny")
     else:
         learner.require_backbone("edge_vit_tiny")
+
+
+def test_negatives_are_remembered_and_tighten_the_unknown_test(blank: Learner, tmp_path: Path) -> None:
+    learner = copied(blank, tmp_path / "store")
+    write_looks(tmp_path / "nothing", {"n": 13, "m": 8}, 5)
+    report = learner.learn(write_looks(tmp_path / "first", FIRST, 12), CONFIG, negatives=tmp_path / "nothing")
+    assert report.unknown["false_accepts"] is not None and report.unknown["false_rejects"] is not None
+    assert report.calibration["error_after"] is not None
+    assert "negatives pass" in report.to_markdown()
+    kept = learner.store.read_tensors(learner.store.head, "negatives")["features"]
+    assert kept.dtype == np.float16 and len(kept) == 10
+    loaded = model(learner)
+    distances = loaded.head().distance(kept.astype(np.float32))
+    assert report.unknown["false_accepts"] == pytest.approx((distances <= loaded.threshold).mean())
+
+    again = learner.learn(write_looks(tmp_path / "second", SECOND, 12), CONFIG)  # without new ones: the old ones count
+    assert again.unknown["false_accepts"] is not None
+    np.testing.assert_array_equal(learner.store.read_tensors(learner.store.head, "negatives")["features"], kept)
+    with mock.patch("edge_cl.learning.NEGATIVES", 12):
+        learner.learn(
+            write_looks(tmp_path / "more", FIRST, 4, first=40), CONFIG, update=True, negatives=tmp_path / "nothing"
+        )
+    latest = learner.store.read_tensors(learner.store.head, "negatives")["features"]
+    np.testing.assert_array_equal(latest, np.concatenate((kept, kept))[-12:])
+
+
+def test_negatives_without_a_picture_are_refused_before_anything_changes(learner: Learner, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    head = learner.store.head.number
+    with pytest.raises(FolderError):
+        learner.learn(write_looks(tmp_path / "third", {"f": 13}, 4), CONFIG, negatives=tmp_path / "empty")
+    assert learner.store.head.number == head
+
+
+def test_an_exit_is_stored_and_an_earlier_state_has_none(taught: Learner, tmp_path: Path) -> None:
+    learner = copied(taught, tmp_path / "store")
+    with mock.patch.multiple("edge_cl.assessment", FEWEST_PROBES=2, EXIT_AGREEMENT=0.0, EXIT_CONFIDENCES=(0.01,)):
+        learner.learn(write_looks(tmp_path / "third", {"f": 13, "g": 8}), CONFIG)
+    found = model(learner)
+    assert found.exit is not None and found.head().exit is not None
+    with learner.store.write("an earlier commit's state") as transaction:
+        state = learner.state
+        del state["exit"]
+        transaction.put_json("state", state)
+        transaction.keep_all()
+        transaction.commit(kind="learn", record={})
+    assert model(learner).exit is None and model(learner).head().exit is None
