@@ -91,7 +91,7 @@ class LearnConfig:
     branch_views: int = 1
     branch_weight: float = 0.5
     hold_out: float = 0.1
-    probes: int = 5
+    probes: int = 20
     max_forgetting: float | None = None
     time_s: float | None = None
     memory_mb: float | None = None
