@@ -89,8 +89,9 @@ class Job:
 
     def turns(self, indices: np.ndarray, number: int) -> Indices:
         """Return by how many quarter turns view `number` of some pictures is rotated, (B,)."""
-        turned = [np.random.default_rng((self.seed, int(i), number, 2)).integers(TURNS) for i in indices]
-        return np.asarray(turned if self.shapes_base else np.zeros(len(indices)), np.int64)
+        if not self.shapes_base:
+            return np.zeros(len(indices), np.int64)
+        return np.asarray([np.random.default_rng((self.seed, int(i), number, 2)).integers(TURNS) for i in indices])
 
     @property
     def optimisation(self) -> Optimisation:
@@ -136,9 +137,7 @@ class Job:
 
     def targets(self, indices: np.ndarray, number: int) -> Tensor:
         """Return the classifier's right outputs for view `number` of some pictures, (B,)."""
-        labels = self.labels[indices]
-        if self.shapes_base:
-            labels = labels * TURNS + self.turns(indices, number)
+        labels = self.labels[indices] * (self.outputs // self.classes) + self.turns(indices, number)
         return torch.from_numpy(labels).to(self.encoder.device)
 
     def train(self, stage: str, modules: Sequence[nn.Module], backward: Backward) -> int:

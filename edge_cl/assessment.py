@@ -21,9 +21,9 @@ SHRINKAGES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
 FEWEST_PROBES = 20  # that may choose the shrinkage
 KNOWN_QUANTILE = 0.99  # share of known pictures that the unknown threshold lets pass
 LEAST_KNOWN = 0.95  # share that it lets pass at least, whatever negatives say
+EXIT_QUANTILE = 0.95  # share of known pictures that the exit's threshold lets pass: beyond it they only go on
 NEGATIVE_QUANTILE = 0.01  # share of negatives that may pass the exit's
 ALIKE = 2.0  # log-odds that tell two class means apart, below which the classes are named as look-alikes
-EXIT_QUANTILE = 0.95  # the same for the exit's, which only sends a picture on
 EXIT_CONFIDENCES = (0.95, 0.98, 0.99)  # tried for the exit, ...
 EXIT_AGREEMENT = 0.99  # ... whose answers that stand have to be the whole model's so often
 
@@ -243,7 +243,7 @@ def _answers(model: Model, head: Head, scored: _Scored) -> Indices:
         if own:
             posterior[rows[own]] = head.fuse(posterior[rows[own]], task, probes.scores[own])
     if head.exit is not None:
-        early = _score(model, head.exit.head, model.statistics.of_first(len(head.exit.head.discriminant.centre)))
+        early = _score(model, head.exit.head, model.exit_statistics)
         answers, stands = head.exit.judge(early.scores, early.distances)
         posterior[stands] = answers[stands]
     return np.asarray(posterior.argmax(1), np.int64)

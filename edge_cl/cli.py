@@ -139,6 +139,7 @@ def learn(
     if backbone == "list":
         return _list_backbones(as_json)
     from edge_cl.learner import Learner
+    from edge_cl.pictures import read_unlabelled
     from edge_cl.store import Store
 
     profile = _board(device)
@@ -160,6 +161,8 @@ def learn(
         learner.require_backbone(backbone, weights, image_size)
     else:
         _require_learnable(new_classes, config)
+        if negatives is not None:
+            read_unlabelled(negatives)
         if dry_run:
             learner = None
         else:

@@ -20,7 +20,7 @@ class Intake:
         known: names of classes already known whose statistics get more pictures, sorted.
         train: pictures to learn from.
         hold_out: pictures that measure the result.
-        negatives: pictures of nothing that is or will be known, which tighten the unknown test.
+        negatives: pictures of nothing that is or will be known, which tighten the unknown test, or None.
     """
 
     folder: PictureFolder
@@ -28,7 +28,7 @@ class Intake:
     known: tuple[str, ...]
     train: tuple[Picture, ...]
     hold_out: tuple[Picture, ...]
-    negatives: tuple[Picture, ...] = ()
+    negatives: PictureFolder | None = None
 
     @classmethod
     def of(cls, folder: PictureFolder, known: Collection[str], *, update: bool, hold_out: float) -> Intake:

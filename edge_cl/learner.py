@@ -261,7 +261,7 @@ class Learner:
             with stopwatch.stage("scan"):
                 intake = self.look(new_classes, config, update=update)
                 if negatives is not None:
-                    intake = replace(intake, negatives=tuple(read_unlabelled(Path(negatives)).pictures))
+                    intake = replace(intake, negatives=read_unlabelled(Path(negatives)))
             parent = transaction.parent
             assert parent is not None
             old, encoder = self.load(parent)
@@ -480,7 +480,7 @@ def _job_key(parent: Version, intake: Intake, config: LearnConfig, encoder: Enco
         "device": str(encoder.device),
         "compiled": encoder.graphs and encoder.graphs.digest,
         "pictures": [[p.label, p.sha256] for p in (*intake.train, *intake.hold_out)],
-        "negatives": [p.sha256 for p in intake.negatives],
+        "negatives": [p.sha256 for p in intake.negatives.pictures] if intake.negatives else [],
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +22,7 @@ from edge_cl.head import Branch, Discriminant, precision_of
 from edge_cl.intake import Intake
 from edge_cl.memory import give_back
 from edge_cl.model import KnownClass, Model, Probes
+from edge_cl.pictures import Picture
 from edge_cl.plan import Plan, adapts, make_plan, shapes_base, work_of
 from edge_cl.statistics import Indices, Statistics
 from edge_cl.tokens import TokenCache
@@ -126,7 +127,7 @@ def learn(
             epochs = trained or epochs
     with stopwatch.stage("head"):
         if intake.negatives:
-            model = _with_negatives(model, encoder, intake, steps)
+            model = _with_negatives(model, encoder, intake.negatives.pictures, steps)
         if config.choose_shrinkage:
             model = with_best_shrinkage(model)
         model = _calibrated(model, task if intake.new else None, encoder.prefix_width)
@@ -242,9 +243,10 @@ def _with_pictures(
         return _with_statistics(model, task, _Shown(train, seen, own), _Shown(held, seen_held, own_held)), epochs
 
 
-def _with_negatives(model: Model, encoder: Encoder, intake: Intake, steps: Steps) -> Model:
-    """Keep the features of pictures of nothing known, the latest `NEGATIVES` of them."""
-    source = Source(intake.negatives, encoder.preprocess, model.config.seed, (1.0, 1.0), copies=False)
+def _with_negatives(model: Model, encoder: Encoder, pictures: Sequence[Picture], steps: Steps) -> Model:
+    """Keep the features of pictures of nothing known, the latest `NEGATIVES`; of more at once some from everywhere."""
+    some = np.linspace(0, len(pictures) - 1, min(len(pictures), NEGATIVES)).astype(int)
+    source = Source([pictures[i] for i in some], encoder.preprocess, model.config.seed, (1.0, 1.0), copies=False)
     encode = ViewEncoder(encoder, steps.checkpoint, steps.cache, steps.progress)
     found = encode.base("negatives", source, 0, keep_tokens=False).features[0].astype(np.float16)
     earlier = model.negatives if len(model.negatives) else found[:0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -149,9 +150,15 @@ class Model:
         if self.exit is None:
             return head
         fit = self.exit
-        early = self.head_of(self.statistics.of_first(fit.width))
+        early = self.head_of(self.exit_statistics)
         early = replace(early, temperature=fit.temperature, threshold=fit.threshold)
         return replace(head, exit=Exit(early, fit.confidence))
+
+    @cached_property
+    def exit_statistics(self) -> Statistics:
+        """Statistics of the prefix's features alone, where there is an exit."""
+        assert self.exit is not None
+        return self.statistics.of_first(self.exit.width)
 
     def head_of(self, statistics: Statistics) -> Head:
         """Build a head of the classes known from statistics of theirs; nothing is fitted in it."""

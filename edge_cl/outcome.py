@@ -39,7 +39,7 @@ def measure_outcome(
         updated_classes=list(intake.known),
         known_classes=[c.name for c in new.classes],
         images=len(intake.folder.pictures),
-        skipped=skipped_json(intake.folder),
+        skipped=[*skipped_json(intake.folder), *(skipped_json(intake.negatives) if intake.negatives else [])],
         epochs=learned.epochs,
         runtime=learned.runtime,
         seconds={stage: round(seconds.get(stage, 0.0), 3) for stage in STAGES},

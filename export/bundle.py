@@ -314,9 +314,9 @@ class Bundle:
 
     def head(self) -> Head:
         """Return the head."""
-        m, shape = self.manifest, self.manifest.shape
+        m = self.manifest
         return replace(
-            self._head("head", shape.features)[0],
+            self._head("head", m.shape.features),
             branches={task: self._branch(task) for task in m.tasks if f"branch/{task}" in m.files},
             temperature=m.temperature,
             threshold=m.threshold,
@@ -324,32 +324,29 @@ class Bundle:
         )
 
     def _exit(self) -> Exit:
-        shape = self.manifest.shape
-        head, (temperature, threshold, confidence) = self._head("exit", shape.prefix_features, {"fit": (3,)})
+        head = self._head("exit", self.manifest.shape.prefix_features)
+        temperature, threshold, confidence = map(float, self.tensors("exit", {"fit": (3,)})["fit"])
         if not (temperature > 0 and confidence > 0):
             raise self._fault("exit", f"its temperature is {temperature}, its confidence {confidence}")
-        return Exit(replace(head, temperature=float(temperature), threshold=float(threshold)), float(confidence))
+        return Exit(replace(head, temperature=temperature, threshold=threshold), confidence)
 
-    def _head(
-        self, role: str, features: int, further: Mapping[str, tuple[int | None, ...]] | None = None
-    ) -> tuple[Head, Array]:
-        """Return a head of all classes, nothing fitted in it, and a further tensor of its file (empty for none)."""
+    def _head(self, role: str, features: int) -> Head:
+        """Return a head of all classes, nothing fitted in it."""
         classes = self.manifest.classes
         count = len(classes)
         shapes: dict[str, tuple[int | None, ...]] = {
             "weight": (count, features), "bias": (count,), "centre": (features,),
             "basis": (None, features), "gain": (None,), "variance": (1,),
         }  # fmt: skip
-        t = self.tensors(role, shapes | dict(further or {}))
+        t = self.tensors(role, shapes)
         if len(t["basis"]) != len(t["gain"]) or not t["variance"][0] > 0:
             raise self._fault(role, "its basis, gain and variance do not go together")
-        head = Head(
+        return Head(
             np.asarray([c.id for c in classes], np.int64),
             np.asarray([c.task for c in classes], np.int64),
             Discriminant(t["weight"], t["bias"], t["centre"]),
             Precision(t["basis"], t["gain"], float(t["variance"][0])),
         )
-        return head, next((t[name] for name in further or {}), np.zeros(0, np.float32))
 
     def _branch(self, task: int) -> Branch:
         shape = self.manifest.shape

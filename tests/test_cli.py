@@ -588,3 +588,12 @@ def test_every_kind_of_bad_picture_is_skipped_and_named(made: Path, store: Path,
     asked = edge_cl("predict", tmp_path / "pictures", "--json", "--store", store).json
     assert len(asked["predictions"]) >= value["images"]
     json.dumps(asked)
+
+
+def test_negatives_that_cannot_be_read_leave_no_store_behind(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for bad in ("empty", "missing"):
+        place = tmp_path / "new store"
+        run = edge_cl("learn", "--new-classes", made / "second", "--negatives", tmp_path / bad, "--store", place)
+        assert (run.code, run.out) == (1, "") and bad in run.err
+        assert not place.exists()

@@ -707,10 +707,12 @@ def test_the_shipped_backbone_is_known_by_its_weights(
 def test_negatives_are_remembered_and_tighten_the_unknown_test(blank: Learner, tmp_path: Path) -> None:
     learner = copied(blank, tmp_path / "store")
     write_looks(tmp_path / "nothing", {"n": 13, "m": 8}, 5)
+    (tmp_path / "nothing" / "broken.jpg").write_bytes(b"no picture")
     report = learner.learn(write_looks(tmp_path / "first", FIRST, 12), CONFIG, negatives=tmp_path / "nothing")
     assert report.unknown["false_accepts"] is not None and report.unknown["false_rejects"] is not None
     assert report.calibration["error_after"] is not None
     assert "negatives pass" in report.to_markdown()
+    assert [Path(s["path"]).name for s in report.skipped] == ["broken.jpg"]
     kept = learner.store.read_tensors(learner.store.head, "negatives")["features"]
     assert kept.dtype == np.float16 and len(kept) == 10
     loaded = model(learner)
@@ -726,6 +728,12 @@ def test_negatives_are_remembered_and_tighten_the_unknown_test(blank: Learner, t
         )
     latest = learner.store.read_tensors(learner.store.head, "negatives")["features"]
     np.testing.assert_array_equal(latest, np.concatenate((kept, kept))[-12:])
+    with mock.patch("edge_cl.learning.NEGATIVES", 4):  # of more at once some from everywhere: the first and the last
+        learner.learn(
+            write_looks(tmp_path / "yet", FIRST, 4, first=60), CONFIG, update=True, negatives=tmp_path / "nothing"
+        )
+    few = learner.store.read_tensors(learner.store.head, "negatives")["features"]
+    np.testing.assert_array_equal(few, kept[[0, 3, 6, 9]])
 
 
 def test_negatives_without_a_picture_are_refused_before_anything_changes(learner: Learner, tmp_path: Path) -> None:
