@@ -25,20 +25,22 @@ from edge_cl.lora import Adapter
 from edge_cl.losses import CosineClassifier, orthogonality_loss
 from edge_cl.preprocess import Pixels
 from edge_cl.statistics import Indices
-from edge_cl.tokens import Tokens
-from edge_cl.training import Backward, Optimisation, exit_backward, reduces_precision, train_stage
+from edge_cl.step import Inputs, Objective
+from edge_cl.tokens import ResidentTokens, Tokens
+from edge_cl.training import Optimisation, exit_backward, reduces_precision, train_stage
 
 TURNS = 4  # by 0, 90, 180, 270 degrees
 
 
 def vary_colours(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     """Return a picture (S, S, 3) in another light: brightness, contrast, saturation and white balance at random."""
-    x = pixels.astype(np.float32) * np.float32(generator.uniform(0.6, 1.4))
-    x += (x - x.mean()) * np.float32(generator.uniform(-0.4, 0.4))
-    x += (x - x.mean(-1, keepdims=True)) * np.float32(generator.uniform(-0.5, 0.5))
-    x *= generator.uniform(0.85, 1.15, 3).astype(np.float32)
-    varied: Pixels = np.clip(x, 0, 255).astype(np.uint8)
-    return varied
+    brightness, (contrast, saturation) = generator.uniform(0.6, 1.4), generator.uniform((0.6, 0.5), (1.4, 1.5))
+    balance = generator.uniform(0.85, 1.15, 3)
+    # One after the other they are one linear map of a pixel, and the mean that contrast keeps.
+    mixing = (saturation * np.eye(3) + (1 - saturation) / 3) * (brightness * contrast * balance)
+    kept = brightness * (1 - contrast) * pixels.mean() * balance
+    varied = pixels.reshape(-1, 3).astype(np.float32) @ mixing.astype(np.float32) + kept.astype(np.float32)
+    return varied.clip(0, 255).astype(np.uint8).reshape(pixels.shape)
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,12 @@ class Job:
     def optimisation(self) -> Optimisation:
         """Settings of the SGD loop."""
         c = self.config
-        return Optimisation(c.epochs, c.learning_rate, c.batch_size, c.micro_batch, c.weight_decay)
+        return Optimisation(
+            c.epochs, c.learning_rate, c.batch_size, c.micro_batch, c.weight_decay, captured=c.captured_steps
+        )
 
     def views(self, indices: np.ndarray, number: int) -> Tensor:
-        """Return fresh view `number` of some pictures as network input, (B, 3, S, S).
+        """Return fresh view `number` of some pictures as network input, (B, 3, S, S), on the CPU.
 
         A view depends on seed, picture and number alone, never on what was drawn before it.
         """
@@ -109,7 +113,7 @@ class Job:
             generator = np.random.default_rng((self.seed, int(i), number))
             view = spec.view(copies[i], generator, scale=(self.config.fresh_view_scale, 1.0))
             pixels.append(np.rot90(vary_colours(view, generator), turn) if self.shapes_base else view)
-        return self.encoder.input(np.stack(pixels))
+        return torch.from_numpy(spec.normalise(np.stack(pixels)))
 
     def kept(self, indices: np.ndarray, number: int) -> Indices | None:
         """Return which tokens of some pictures a step sees, (B, K): all but a random share of the patches.
@@ -127,27 +131,32 @@ class Job:
         patches = fixed + np.sort(np.stack(orders)[:, :count], 1)
         return np.concatenate((np.tile(np.arange(fixed), (len(patches), 1)), patches), 1)
 
-    def embedded(self, indices: np.ndarray, number: int) -> Tensor:
-        """Return the tokens of fresh view `number` that a step sees, before the first block, (B, K, D)."""
-        tokens, kept = self.encoder.backbone.embed(self.views(indices, number)), self.kept(indices, number)
-        if kept is None:
-            return tokens
-        rows = torch.arange(len(kept), device=tokens.device)[:, None]
-        return tokens[rows, torch.from_numpy(kept).to(tokens.device)]
+    def embedded(self, pixels: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Return the tokens of views (B, 3, S, S) that a step sees, before the first block, (B, K, D); see `kept`."""
+        tokens = self.encoder.backbone.embed(pixels)
+        return tokens if kept is None else tokens[torch.arange(len(kept), device=tokens.device)[:, None], kept]
 
     def targets(self, indices: np.ndarray, number: int) -> Tensor:
-        """Return the classifier's right outputs for view `number` of some pictures, (B,)."""
-        labels = self.labels[indices] * (self.outputs // self.classes) + self.turns(indices, number)
-        return torch.from_numpy(labels).to(self.encoder.device)
+        """Return the classifier's right outputs for view `number` of some pictures, (B,), on the CPU."""
+        return torch.from_numpy(self.labels[indices] * (self.outputs // self.classes) + self.turns(indices, number))
 
-    def train(self, stage: str, modules: Sequence[nn.Module], backward: Backward) -> int:
+    def inputs(self, indices: np.ndarray, number: int, *seen: Tensor) -> Inputs:
+        """Return what a step sees of view `number` of some pictures, its targets, and which tokens, if not all."""
+        kept = self.kept(indices, number)
+        return (*seen, self.targets(indices, number), *(() if kept is None else (torch.from_numpy(kept),)))
+
+    def fresh(self, indices: np.ndarray, number: int) -> Inputs:
+        """Return a fresh view's `inputs`."""
+        return self.inputs(indices, number, self.views(indices, number))
+
+    def train(self, stage: str, modules: Sequence[nn.Module], objective: Objective) -> int:
         """Train some modules in place, as a timed, resumable stage with progress; return the epochs begun."""
         config, reduced = self.config, reduces_precision(self.config, self.encoder.device)
         with self.stage(stage), self.encoder.backbone.training_mode(recompute=config.recompute, reduced=reduced):
             return train_stage(
                 stage,
                 modules,
-                backward,
+                objective,
                 len(self.labels),
                 self.optimisation,
                 self.seed,
@@ -211,8 +220,8 @@ def joint(job: Job) -> Adapted:
         shared, teacher = teacher.requires_grad_(False), None
     settings = job.optimisation
 
-    def backward(batch: np.ndarray, epoch: int, weight: float) -> Tensor:
-        embedded = job.embedded(batch, epoch)
+    def backward(weight: float, pixels: Tensor, targets: Tensor, kept: Tensor | None = None) -> Tensor:
+        embedded = job.embedded(pixels, kept)
         tokens = backbone.run_blocks(embedded, prefix, shared)
         distilled: Tensor | float = 0.0
         if teacher is not None:
@@ -220,12 +229,12 @@ def joint(job: Job) -> Adapted:
             with torch.no_grad():
                 teacher_logits = classifier(backbone.exit(embedded, prefix, teacher))
             distilled = exit_backward(shared, teacher, logits, teacher_logits, weight * settings.distillation)
-        loss = F.cross_entropy(classifier(backbone.exit(tokens, suffix, task)), job.targets(batch, epoch))
+        loss = F.cross_entropy(classifier(backbone.exit(tokens, suffix, task)), targets)
         loss = weight * (loss + settings.orthogonality * orthogonality_loss(task, job.earlier))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach() + distilled
 
-    epochs = job.train("shared", [shared, task, classifier], backward)
+    epochs = job.train("shared", [shared, task, classifier], Objective(job.fresh, backward))
     return Adapted(shared.requires_grad_(False), task.requires_grad_(False), epochs)
 
 
@@ -244,17 +253,17 @@ def distil_shared(job: Job) -> Adapter:
     assert teacher is not None
     settings, prefix = job.optimisation, range(backbone.split)
 
-    def backward(batch: np.ndarray, epoch: int, weight: float) -> Tensor:
-        embedded = job.embedded(batch, epoch)
+    def backward(weight: float, pixels: Tensor, targets: Tensor, kept: Tensor | None = None) -> Tensor:
+        embedded = job.embedded(pixels, kept)
         logits = classifier(backbone.exit(embedded, prefix, shared))
         with torch.no_grad():
             teacher_logits = classifier(backbone.exit(embedded, prefix, teacher))
         distilled = exit_backward(shared, teacher, logits, teacher_logits, weight * settings.distillation)
-        loss = weight * F.cross_entropy(logits, job.targets(batch, epoch))
+        loss = weight * F.cross_entropy(logits, targets)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach() + distilled
 
-    job.train("shared", [shared, classifier], backward)
+    job.train("shared", [shared, classifier], Objective(job.fresh, backward))
     return shared.requires_grad_(False)
 
 
@@ -268,14 +277,28 @@ def train_task_adapter(job: Job, tokens: Sequence[Tokens]) -> tuple[Adapter, int
     _, task, classifier = new_adapters(job)
     backbone, settings = job.encoder.backbone, job.optimisation
     suffix, device = range(backbone.split, backbone.depth), job.encoder.device
-    views = tokens if device.type == "cpu" else [view.resident(device) for view in tokens]
 
-    def backward(batch: np.ndarray, epoch: int, weight: float) -> Tensor:
-        seen = views[epoch % len(views)].rows(batch, job.kept(batch, epoch))
-        loss = F.cross_entropy(classifier(backbone.exit(seen, suffix, task)), job.targets(batch, epoch))
+    def backward(weight: float, seen: Tensor, targets: Tensor) -> Tensor:
+        loss = F.cross_entropy(classifier(backbone.exit(seen, suffix, task)), targets)
         loss = weight * (loss + settings.orthogonality * orthogonality_loss(task, job.earlier))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    epochs = job.train("train", [task, classifier], backward)
+    def from_disk(batch: np.ndarray, epoch: int) -> Inputs:
+        return tokens[epoch % len(tokens)].rows(batch, job.kept(batch, epoch)), job.targets(batch, epoch)
+
+    objective = Objective(from_disk, backward)
+    if device.type != "cpu":  # the tokens stay there, and a step is told which to take
+        held = ResidentTokens.of(tokens, device)
+
+        def which(batch: np.ndarray, epoch: int) -> Inputs:
+            return job.inputs(batch, epoch, torch.tensor([epoch % len(tokens)]), torch.from_numpy(batch))
+
+        def from_device(
+            weight: float, view: Tensor, pictures: Tensor, targets: Tensor, kept: Tensor | None = None
+        ) -> Tensor:
+            return backward(weight, held.rows(view, pictures, kept), targets)
+
+        objective = Objective(which, from_device)
+    epochs = job.train("train", [task, classifier], objective)
     return task.requires_grad_(False), epochs

@@ -83,7 +83,7 @@ class Backbone(nn.Module):
         """
         for i in blocks:
             if self._recompute and torch.is_grad_enabled():
-                tokens = checkpoint(self._run_block, i, tokens, adapter, use_reentrant=False)
+                tokens = checkpoint(self._run_block, i, tokens, adapter, use_reentrant=False, preserve_rng_state=False)
             else:
                 tokens = self._run_block(i, tokens, adapter)
             if summaries is not None:

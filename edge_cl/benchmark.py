@@ -102,6 +102,7 @@ class LearnRow:
         peak_mb: high-water mark of the process.
         idle_mb: the process with the model loaded.
         predicted_mb: predicted high-water mark.
+        cuda_peak_mb: of the peak, the most that CUDA's allocator gave out.
         accuracy: test accuracy over all classes so far; after the last task only.
     """
 
@@ -114,6 +115,7 @@ class LearnRow:
     peak_mb: float
     idle_mb: float
     predicted_mb: float
+    cuda_peak_mb: float
     accuracy: float | None
 
 
@@ -146,7 +148,7 @@ def learn_rows(
                     budget = report["budget"]
                     yield LearnRow(
                         seed, task, arm, len(names), report["seconds"]["total"], round(process_s, 3),
-                        report["peak_memory_mb"], budget["idle_mb"], budget["predicted_mb"],
+                        report["peak_memory_mb"], budget["idle_mb"], budget["predicted_mb"], budget["cuda_peak_mb"],
                         run("eval", test, "--rule", RULES[arm], *store)["accuracy"] if last else None,
                     )  # fmt: skip
 
@@ -162,6 +164,7 @@ def summarise(rows: Sequence[LearnRow]) -> dict[str, dict[str, float]]:
             "process_s": statistics.median(sum(row.process_s for row in stream) for stream in streams),
             "slowest_s": max(row.process_s for row in own),
             "peak_mb": max(row.peak_mb for row in own),
+            "cuda_peak_mb": max(row.cuda_peak_mb for row in own),
             "above_idle_mb": statistics.median(max(row.peak_mb - row.idle_mb for row in stream) for stream in streams),
             "accuracy": statistics.mean(row.accuracy for row in own if row.accuracy is not None),
         }

@@ -52,10 +52,14 @@ def benchmark_learn(
     def show() -> None:
         cells = [
             (arm, f"{v['learn_s']:.1f}", f"{v['speedup']:.2f}", f"{v['slowest_s']:.1f}", f"{v['peak_mb']:.0f}",
-             f"{v['above_idle_mb']:.0f}", f"{v['memory_ratio']:.2f}", f"{100 * v['accuracy']:.1f} %")
+             f"{v['cuda_peak_mb']:.0f}", f"{v['above_idle_mb']:.0f}", f"{v['memory_ratio']:.2f}",
+             f"{100 * v['accuracy']:.1f} %")
             for arm, v in summary.items()
         ]  # fmt: skip
-        columns = ("", "learning, s", "times faster", "slowest process, s", "peak MB", "above idle", "of joint", "last")
+        columns = (
+            "", "learning, s", "times faster", "slowest process, s", "peak MB", "of it CUDA", "above idle", "of joint",
+            "last",
+        )  # fmt: skip
         answers.print(table(columns, cells))
         say(f"{machine}. Rows, summary and plot: {output}")
 

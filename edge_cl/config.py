@@ -40,6 +40,8 @@ class LearnConfig:
             checkpointing, Chen et al., 2016).
         reduced_precision: whether training takes matrix products in bfloat16 where the device has instructions for it;
             the published schedule does not.
+        captured_steps: whether a GPU replays a training step as one CUDA graph, captured once, instead of starting its
+            kernels one by one.
         weight_decay: L2 penalty.
         views: augmented views of a picture, beside its centred square, that go through the prefix once: task adapters
             are trained on their tokens and the statistics taken of their features.
@@ -76,6 +78,7 @@ class LearnConfig:
     micro_batch: int = 16
     recompute: bool = False
     reduced_precision: bool = True
+    captured_steps: bool = True
     weight_decay: float = 5e-4
     views: int = 3
     view_scale: float = 0.4

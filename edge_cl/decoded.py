@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from PIL import Image
 
 from edge_cl.pictures import Picture, open_picture
@@ -74,12 +76,16 @@ class Source:
         self.__dict__.pop("decoded", None)
 
     def view(self, number: int) -> Sequence[Pixels]:
-        """Return a view of every picture, (S, S, 3) each."""
+        """Return a view of every picture, (S, S, 3) each; made in as many threads as torch uses."""
         if number == 0:
             return self.decoded.pixels
-        seeds = [(self.seed, int(p.sha256[:15], 16), number - 1) for p in self.pictures]
-        pairs = zip(self.decoded.copies, seeds, strict=True)
-        return [self.spec.view(image, np.random.default_rng(seed), scale=self.scale) for image, seed in pairs]
+
+        def cut(picture: Picture, copy: Image.Image) -> Pixels:
+            generator = np.random.default_rng((self.seed, int(picture.sha256[:15], 16), number - 1))
+            return self.spec.view(copy, generator, scale=self.scale)
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            return list(pool.map(cut, self.pictures, self.decoded.copies))
 
     def key(self, number: int) -> JsonObject:
         """Return all that decides the pixels of a view."""

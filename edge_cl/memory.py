@@ -170,7 +170,12 @@ def idle_mb() -> float:
 
 def peak_mb() -> float:
     """Return the high-water mark of this process's memory, with CUDA's allocator where it is in use, 2^20 bytes."""
-    return _process_mb("VmHWM") + _cuda_b("max_memory_allocated") / MB
+    return _process_mb("VmHWM") + cuda_peak_mb()
+
+
+def cuda_peak_mb() -> float:
+    """Return the most that CUDA's allocator has given out, 2^20 bytes; 0 where it is not in use."""
+    return _cuda_b("max_memory_allocated") / MB
 
 
 def _process_mb(counter: str) -> float:

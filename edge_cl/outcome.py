@@ -12,7 +12,7 @@ from edge_cl.config import LearnConfig
 from edge_cl.errors import EdgeClError
 from edge_cl.intake import Intake, skipped_json
 from edge_cl.learning import Learned
-from edge_cl.memory import peak_mb
+from edge_cl.memory import cuda_peak_mb, peak_mb
 from edge_cl.model import Model
 from edge_cl.report import LearnReport
 
@@ -49,6 +49,7 @@ def measure_outcome(
             "memory_mb": asked.memory_mb,
             "predicted_mb": round(learned.plan.predicted_mb, 1),
             "idle_mb": round(learned.plan.idle_mb, 1),
+            "cuda_peak_mb": round(cuda_peak_mb(), 1),
         },
         peak_memory_mb=round(peak_mb(), 1),
         holdout_accuracy=after.per_task.get(task) if task is not None else after.accuracy(earlier),

@@ -26,8 +26,9 @@ class LearnReport:
         epochs: of each adapter stage; 0 where statistics alone were taken.
         runtime: what encoded the pictures: "torch", or "onnxruntime" or "tensorrt" with the graphs of a bundle.
         seconds: by stage: total, scan, shared, prefix, train, head.
-        budget: {time_s, predicted_s, memory_mb, predicted_mb, idle_mb}: seconds and MB allowed (None where not limited)
-            and predicted before training, and the MB of the process with the model loaded.
+        budget: {time_s, predicted_s, memory_mb, predicted_mb, idle_mb, cuda_peak_mb}: seconds and MB allowed (None
+            where not limited) and predicted before training, the MB of the process with the model loaded, and how much
+            of the peak CUDA's allocator gave out.
         peak_memory_mb: high-water mark of the process (and of the CUDA allocator where one is used).
         holdout_accuracy: of the new classes, among all classes known.
         old_class_accuracy: of the classes known before: {before, after}.

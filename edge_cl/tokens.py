@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,21 +41,30 @@ class Tokens:
         self.mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # read pages are not ours to hold
         return torch.from_numpy(np.asarray(rows)).float()
 
-    def resident(self, device: torch.device) -> ResidentTokens:
-        """Return the same tokens held in the memory of a device."""
-        return ResidentTokens(torch.from_numpy(np.array(self.mapped)).to(device))
-
 
 @dataclass(frozen=True)
 class ResidentTokens:
-    """Prefix tokens of one view of n pictures, (n, N, D) in half precision, in the memory of a device."""
+    """Prefix tokens of V views of n pictures, (V, n, N, D) in half precision, in the memory of a device."""
 
     held: Tensor
 
-    def rows(self, pictures: Indices, kept: Indices | None = None) -> Tensor:
-        """Return the tokens of some pictures in single precision, (B, K, D), on that device; see `Tokens.rows`."""
-        i = torch.from_numpy(pictures).to(self.held.device)
-        rows = self.held[i] if kept is None else self.held[i[:, None], torch.from_numpy(kept).to(self.held.device)]
+    @classmethod
+    def of(cls, views: Sequence[Tokens], device: torch.device) -> ResidentTokens:
+        """Bring the tokens of some views of the same pictures to a device."""
+        held = torch.empty((len(views), *views[0].mapped.shape), dtype=torch.float16, device=device)
+        for target, view in zip(held, views, strict=True):
+            target.copy_(torch.from_numpy(np.array(view.mapped)))
+        return cls(held)
+
+    def rows(self, view: Tensor, pictures: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Return the tokens of some pictures in single precision, (B, K, D); see `Tokens.rows`.
+
+        Args:
+            view: which view, (1,); like the others on the device.
+            pictures: which pictures, (B,).
+            kept: which tokens of each, (B, K); all, if not given.
+        """
+        rows = self.held[view, pictures] if kept is None else self.held[view[:, None], pictures[:, None], kept]
         return rows.float()
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +19,10 @@ from edge_cl.config import LearnConfig
 from edge_cl.lora import Adapter
 from edge_cl.losses import distillation_loss, reassign_gradient
 from edge_cl.statistics import Indices
+from edge_cl.step import Inputs, Objective, Part, Step
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class Optimisation:
         weight_decay: L2 penalty.
         distillation: weight of the early-exit distillation loss.
         orthogonality: weight of the orthogonality loss.
+        captured: whether a GPU replays a whole step as one CUDA graph.
     """
 
     epochs: int = 10
@@ -39,6 +47,7 @@ class Optimisation:
     weight_decay: float = 5e-4
     distillation: float = 5.0
     orthogonality: float = 1e-4
+    captured: bool = True
 
 
 def reduces_precision(config: LearnConfig, device: torch.device) -> bool:
@@ -89,14 +98,10 @@ def cosine_rate(learning_rate: float, step: int, steps: int) -> float:
     return learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-Backward = Callable[[np.ndarray, int, float], Tensor]
-"""Given picture indices, the epoch and a weight: adds the weighted mean loss's gradients and returns that loss."""
-
-
 def train_stage(
     stage: str,
     modules: Sequence[nn.Module],
-    backward: Backward,
+    objective: Objective,
     count: int,
     settings: Optimisation,
     seed: int,
@@ -111,7 +116,7 @@ def train_stage(
     Args:
         stage: name under which epochs are kept.
         modules: whose trainable parameters are optimised.
-        backward: computes a batch's loss and leaves its gradients.
+        objective: what is minimised.
         count: number of pictures.
         settings: epochs, rates, batch.
         seed: fixes the order of the pictures.
@@ -121,29 +126,73 @@ def train_stage(
         labels: class of each picture, for epochs in which every class has the same share.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=0.9, weight_decay=settings.weight_decay)
+    device = parameters[0].device
+    optimiser = _optimiser(parameters, settings)
     done, ended = _restore(stage, parameters, optimiser, checkpoint)
+    step = Step(parameters, optimiser, objective.backward, captured=settings.captured and device.type == "cuda")
     steps_per_epoch = batch_count(count, settings.batch_size)
     while done < settings.epochs and not ended:
-        total = 0.0
-        for i, batch in enumerate(epoch_batches(count, settings.batch_size, (seed, done), labels)):
+        total = torch.zeros((), dtype=torch.float64, device=device)
+
+        def parts(batch: Indices, epoch: int = done) -> list[Part]:
+            split = np.array_split(batch, batch_count(len(batch), settings.micro_batch))
+            return [(len(part) / len(batch), _pinned(objective.inputs(part, epoch), device)) for part in split]
+
+        batches = list(epoch_batches(count, settings.batch_size, (seed, done), labels))
+        for i, ready in enumerate(_ahead(parts, batches, workers=torch.get_num_threads() * (device.type == "cuda"))):
             rate = cosine_rate(settings.learning_rate, done * steps_per_epoch + i, settings.epochs * steps_per_epoch)
-            optimiser.param_groups[0]["lr"] = rate
-            optimiser.zero_grad(set_to_none=True)
-            for part in np.array_split(batch, batch_count(len(batch), settings.micro_batch)):
-                total += float(backward(part, done, len(part) / len(batch))) * len(batch)
-            optimiser.step()
-            ended = deadline is not None and time.monotonic() > deadline
+            total += step(ready, rate) * len(batches[i])
+            ended = deadline is not None and _now(device) > deadline
             if ended:
                 break
         done += 1
-        if not math.isfinite(total):
-            raise FloatingPointError(f"Stage {stage}: the loss became {total} in epoch {done}.")
+        mean = float(total) / count
+        if not math.isfinite(mean):
+            raise FloatingPointError(f"Stage {stage}: the loss became {mean} in epoch {done}.")
         if checkpoint is not None:
             checkpoint.save(stage, _state(parameters, optimiser), {"epochs": done, "ended": ended})
         if on_epoch is not None:
-            on_epoch(done, total / count)
+            on_epoch(done, mean)
     return done
+
+
+def _optimiser(parameters: Sequence[nn.Parameter], settings: Optimisation) -> torch.optim.SGD:
+    """Return the optimiser; on a GPU one kernel, with its rate and momenta where a captured step finds them."""
+    gpu = parameters[0].is_cuda
+    rate = torch.tensor(settings.learning_rate, device=parameters[0].device) if gpu else settings.learning_rate
+    optimiser = torch.optim.SGD(
+        parameters, lr=rate, momentum=0.9, weight_decay=settings.weight_decay, fused=True if gpu else None
+    )
+    for p in parameters if gpu else ():
+        optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimiser
+
+
+def _ahead(make: Callable[[Given], Made], given: Iterable[Given], *, workers: int) -> Iterator[Made]:
+    """Yield what is made of each of the given, in order; by some threads ahead of time, or when it is asked for."""
+    if not workers:
+        yield from map(make, given)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Made]] = deque()
+        for one in given:
+            waiting.append(pool.submit(make, one))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _pinned(inputs: Inputs, device: torch.device) -> Inputs:
+    """Return inputs in memory that a GPU copies from while the processor goes on."""
+    return tuple(x.pin_memory() for x in inputs) if device.type == "cuda" else inputs
+
+
+def _now(device: torch.device) -> float:
+    """Return the time by which a device has done all it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
 
 
 def _state(parameters: Sequence[nn.Parameter], optimiser: torch.optim.SGD) -> dict[str, np.ndarray]:

@@ -62,7 +62,7 @@ def test_a_failing_command_says_why(tmp_path: Path) -> None:
 
 
 def test_sums_by_hand() -> None:
-    row = LearnRow(1, 0, "joint", 2, 10.0, 12.0, 900.0, 700.0, 950.0, None)
+    row = LearnRow(1, 0, "joint", 2, 10.0, 12.0, 900.0, 700.0, 950.0, 100.0, None)
     rows = [
         row,
         replace(row, task=1, learn_s=20.0, process_s=23.0, peak_mb=1000.0, accuracy=0.5),
@@ -72,12 +72,12 @@ def test_sums_by_hand() -> None:
     rows += [replace(r, seed=2, learn_s=2 * r.learn_s, accuracy=r.accuracy and r.accuracy + 0.1) for r in rows]
     summary = summarise(rows)
     assert summary["joint"] == {
-        "learn_s": 45.0, "process_s": 35.0, "slowest_s": 23.0, "peak_mb": 1000.0, "above_idle_mb": 300.0,
-        "accuracy": pytest.approx(0.55), "speedup": 1.0, "memory_ratio": 1.0,
+        "learn_s": 45.0, "process_s": 35.0, "slowest_s": 23.0, "peak_mb": 1000.0, "cuda_peak_mb": 100.0,
+        "above_idle_mb": 300.0, "accuracy": pytest.approx(0.55), "speedup": 1.0, "memory_ratio": 1.0,
     }  # fmt: skip
     assert summary["edge-cl"] == {
-        "learn_s": 15.0, "process_s": 15.0, "slowest_s": 8.0, "peak_mb": 850.0, "above_idle_mb": 150.0,
-        "accuracy": pytest.approx(0.8), "speedup": 3.0, "memory_ratio": 0.5,
+        "learn_s": 15.0, "process_s": 15.0, "slowest_s": 8.0, "peak_mb": 850.0, "cuda_peak_mb": 100.0,
+        "above_idle_mb": 150.0, "accuracy": pytest.approx(0.8), "speedup": 3.0, "memory_ratio": 0.5,
     }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from edge_cl.features import Encoder
 from edge_cl.lora import Adapter
 from edge_cl.pictures import read_folder
 from edge_cl.preprocess import Preprocess
-from edge_cl.tokens import DIGEST, TokenCache
+from edge_cl.tokens import DIGEST, ResidentTokens, TokenCache
 from edge_cl.weights import read_weights
 
 SHAPE = (6, 5, 8)
@@ -44,11 +44,21 @@ def test_rows_are_what_was_written(tmp_path: Path) -> None:
     assert found is not None
     assert len(found) == len(filled) == 6
     pictures, kept = np.array([5, 0, 3]), np.array([[0, 4], [0, 1], [2, 3]])
-    for tokens in (filled, found, found.resident(torch.device("cpu"))):
+    for tokens in (filled, found):
         assert torch.equal(tokens.rows(pictures), wanted[pictures])
         assert torch.equal(tokens.rows(pictures, kept), wanted[pictures[:, None], kept])
     assert cache.find({"a": 2}, SHAPE) is None
     assert cache.find({"a": 1}, (6, 5, 4)) is None
+
+
+def test_resident_rows_are_those_of_their_view(tmp_path: Path) -> None:
+    cache, wanted = TokenCache(tmp_path, 1 << 20), [values(0), values(1), values(2)]
+    views = [cache.fill({"view": i}, SHAPE, batches(view)) for i, view in enumerate(wanted)]
+    held = ResidentTokens.of(views, torch.device("cpu"))
+    pictures, kept = torch.tensor([5, 0, 3]), torch.tensor([[0, 4], [0, 1], [2, 3]])
+    for i, view in enumerate(wanted):
+        assert torch.equal(held.rows(torch.tensor([i]), pictures), view[pictures])
+        assert torch.equal(held.rows(torch.tensor([i]), pictures, kept), view[pictures[:, None], kept])
 
 
 @pytest.mark.parametrize("damage", [lambda d: d[:-1], lambda d: b"\x00" * 9 + d[9:], lambda d: d + b"x", lambda d: b""])

@@ -33,6 +33,7 @@ from edge_cl.lora import Adapter
 from edge_cl.losses import reassign_gradient
 from edge_cl.pictures import read_folder
 from edge_cl.preprocess import Preprocess
+from edge_cl.step import Objective
 from edge_cl.tokens import TokenCache, Tokens
 from edge_cl.training import Optimisation, computes_bfloat16, cosine_rate, epoch_batches, train_stage
 from edge_cl.version import Json
@@ -96,12 +97,13 @@ def test_loop_is_sgd_with_momentum_decay_and_cosine(count: int, batch_size: int,
     settings = Optimisation(3, 0.3, batch_size, micro_batch, weight_decay=0.01)
     point, losses = Point(torch.float64), []
 
-    def backward(batch: np.ndarray, epoch: int, weight: float) -> Tensor:
-        loss = weight * 0.5 * ((point.x - torch.from_numpy(targets[batch])) ** 2).sum(1).mean()
+    def backward(weight: float, seen: Tensor) -> Tensor:
+        loss = weight * 0.5 * ((point.x - seen) ** 2).sum(1).mean()
         loss.backward()
         return loss.detach()
 
-    train_stage("s", [point], backward, count, settings, 5, on_epoch=lambda done, loss: losses.append((done, loss)))
+    objective = Objective(lambda batch, epoch: (torch.from_numpy(targets[batch]),), backward)
+    train_stage("s", [point], objective, count, settings, 5, on_epoch=lambda done, loss: losses.append((done, loss)))
 
     x, velocity, means, step = np.array([1.0, -2.0]), np.zeros(2), [], 0
     steps = 3 * len(list(epoch_batches(count, batch_size, (5, 0))))
@@ -125,12 +127,14 @@ def test_loop_is_sgd_with_momentum_decay_and_cosine(count: int, batch_size: int,
 def test_loss_that_is_no_number_stops_training(tmp_path: Path, value: float, epoch: int) -> None:
     point, checkpoint = Point(), Checkpoint(tmp_path, {})
 
-    def backward(batch: np.ndarray, at: int, weight: float) -> Tensor:
+    def backward(weight: float, loss: Tensor) -> Tensor:
         point.x.grad = torch.ones(2)
-        return torch.tensor(value if at == epoch and 0 in batch else 1.0)
+        return loss
+
+    bad = Objective(lambda batch, at: (torch.tensor(value if at == epoch and 0 in batch else 1.0),), backward)
 
     with pytest.raises(FloatingPointError, match=rf"^Stage s: the loss became {value} in epoch {epoch + 1}\.$"):
-        train_stage("s", [point], backward, 8, Optimisation(batch_size=4), 0, checkpoint=checkpoint)
+        train_stage("s", [point], bad, 8, Optimisation(batch_size=4), 0, checkpoint=checkpoint)
     assert ("s" in checkpoint) == (epoch > 0)  # the bad epoch is not kept
     if epoch:
         assert checkpoint.load("s")[1] == {"epochs": epoch, "ended": False}
@@ -140,18 +144,19 @@ def test_a_deadline_ends_a_stage_for_good(tmp_path: Path) -> None:
     """After the step in hand; and a restart takes it as ended, so that what was built on it still fits."""
     point, checkpoint, steps = Point(), Checkpoint(tmp_path, {}), []
 
-    def backward(batch: np.ndarray, at: int, weight: float) -> Tensor:
-        steps.append(at)
+    def backward(weight: float, at: Tensor) -> Tensor:
+        steps.append(int(at))
         point.x.grad = torch.ones(2)
         return torch.tensor(1.0)
 
+    objective = Objective(lambda batch, at: (torch.tensor(at),), backward)
     settings = Optimisation(batch_size=4, epochs=5)
     past = time.monotonic() - 1
     for _ in range(2):
-        assert train_stage("s", [point], backward, 8, settings, 0, checkpoint=checkpoint, deadline=past) == 1
+        assert train_stage("s", [point], objective, 8, settings, 0, checkpoint=checkpoint, deadline=past) == 1
     assert steps == [0]
     ahead = time.monotonic() + 3600
-    assert train_stage("t", [point], backward, 8, settings, 0, checkpoint=checkpoint, deadline=ahead) == 5
+    assert train_stage("t", [point], objective, 8, settings, 0, checkpoint=checkpoint, deadline=ahead) == 5
 
 
 # The stages of CL-LoRA, on a tiny backbone.
@@ -487,7 +492,9 @@ def test_dropped_patches_are_the_ones_not_kept(tiny_backbone: Backbone) -> None:
     batch = np.array([2, 5, 8])
     kept, whole = task.kept(batch, 1), tiny_backbone.embed(task.views(batch, 1))
     assert kept is not None
-    seen = task.embedded(batch, 1)
+    pixels, targets, also = task.fresh(batch, 1)
+    assert (targets.tolist(), also.tolist()) == ((batch % 3).tolist(), kept.tolist())
+    seen = task.embedded(pixels, also)
     rows = prefix_tokens(task)[1]
     for i, chosen in enumerate(kept):
         assert torch.equal(seen[i], whole[i, chosen])
