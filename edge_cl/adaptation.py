@@ -40,7 +40,8 @@ def vary_colours(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     mixing = (saturation * np.eye(3) + (1 - saturation) / 3) * (brightness * contrast * balance)
     kept = brightness * (1 - contrast) * pixels.mean() * balance
     varied = pixels.reshape(-1, 3).astype(np.float32) @ mixing.astype(np.float32) + kept.astype(np.float32)
-    return varied.clip(0, 255).astype(np.uint8).reshape(pixels.shape)
+    result: Pixels = varied.clip(0, 255).astype(np.uint8).reshape(pixels.shape)
+    return result
 
 
 @dataclass(frozen=True)

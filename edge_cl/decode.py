@@ -67,6 +67,10 @@ class PictureError(EdgeClError):
         self.why = why
         super().__init__(f"{path_text(path)}: {why}.", mend="Replace the file or take it out.")
 
+    def __reduce__(self) -> tuple[type[PictureError], tuple[Path, str]]:
+        """Cross from one process to another, where pictures are decoded in a pool of them."""
+        return type(self), (self.path, self.why)
+
 
 def path_text(path: Path | str) -> str:
     """Return the path as text that can always be printed and written as JSON, on one line.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -68,6 +68,15 @@ class Encoder:
     def input(self, pixels: Pixels) -> Tensor:
         """Turn (B, S, S, 3) uint8 into network input (B, 3, S, S)."""
         return torch.from_numpy(self.preprocess.normalise(pixels)).to(self.device)
+
+    def warm_up(self) -> None:
+        """Have CUDA load what a learn needs: over a gigabyte of libraries, which no prediction from shapes can know."""
+        if self.device.type == "cuda":
+            side = self.preprocess.image_size
+            pixels = np.zeros((2, side, side, 3), np.uint8)
+            replace(self, compiled=None).encode(pixels)
+            tokens = self.backbone.embed(self.input(pixels)).requires_grad_()
+            self.backbone.run_blocks(tokens, range(1), None).sum().backward()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def encode(self, pixels: Pixels) -> Encoding:

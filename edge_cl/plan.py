@@ -81,6 +81,7 @@ def make_plan(
         EdgeClError: the memory allowed is too little for any settings.
     """
     saved: Any = checkpoint.load("plan")[1] if "plan" in checkpoint else None
+    encoder.warm_up()
     config, idle, predicted_s = model.config, idle_mb(), None
     footprint = Footprint.of(
         work_of(model, encoder, intake),

@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import random
 import struct
 import subprocess
@@ -670,3 +671,11 @@ def test_damaged_metadata_does_not_cost_the_picture(tmp_path: Path) -> None:
     exif = png_chunk(b"eXIf", b"II*\0\xff\xff\xff\xff")
     (tmp_path / "a.png").write_bytes(png(8, 8, 8, 0, [bytes([9] * 8)] * 8, exif))
     assert open_picture(tmp_path / "a.png").getpixel((0, 0)) == (9, 9, 9)
+
+
+def test_a_fault_crosses_from_process_to_process() -> None:
+    """As it has to where pictures are decoded in a pool of processes."""
+    fault = PictureError(Path("a/b.jpg"), "it is empty")
+    again = pickle.loads(pickle.dumps(fault))
+    assert (type(again), str(again), again.path, again.why) == (PictureError, str(fault), fault.path, fault.why)
+    assert (again.faults, again.mend) == (fault.faults, fault.mend)
