@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edge_cl.calibration import calibration_error
-from edge_cl.head import UNKNOWN_RANK, Branch, Exit, Head, precision_of, softmax
+from edge_cl.head import EXIT_BITS, UNKNOWN_RANK, Branch, Exit, Head, precision_of, softmax
 from edge_cl.model import ExitFit, Model
 from edge_cl.statistics import Array, Indices, Statistics
 
@@ -67,7 +67,7 @@ class _Scored:
 
 def calibrated(model: Model) -> Model:
     """Return the model with temperature and unknown threshold fitted to its probes; it has no exit yet."""
-    model = replace(model, unknown_rank=UNKNOWN_RANK, exit=None)
+    model = replace(model, unknown_rank=UNKNOWN_RANK, rounded=True, exit=None)
     if not model.probes:
         return replace(model, temperature=1.0, threshold=float("inf"))
     scored = _score(model, model.head(), model.statistics)
@@ -114,7 +114,7 @@ def with_exit(model: Model, width: int) -> Model:
         return model
     answers = _score(model, model.head(), model.statistics).scores.argmax(1)
     statistics = model.statistics.of_first(width)
-    head = model.head_of(statistics)
+    head = model.head_of(statistics, EXIT_BITS)
     scored = _score(model, head, statistics)
     temperature = fit_temperature(scored.scores, scored.targets)
     threshold = float(np.quantile(scored.distances, EXIT_QUANTILE))

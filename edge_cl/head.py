@@ -18,10 +18,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from edge_cl.rounding import rounded
 from edge_cl.statistics import Array, Indices, Precision, Statistics
 
 PRIOR_SPREAD = 0.3  # squared distance from the class mean per squared norm, before any spread is measured
 UNKNOWN_RANK = 64  # directions of the covariance that the unknown test's distance takes (docs/accuracy.md)
+WEIGHT_BITS, EXIT_BITS, BASIS_BITS = 8, 4, 4  # of a head's matrices: scores, the exit's scores, distance
 
 Tensors = Mapping[str, npt.NDArray[np.generic]]
 
@@ -66,6 +68,10 @@ class Discriminant:
         """Return log posteriors up to a constant per picture: (n, F) to (n, C)."""
         result: Array = (features - self.centre) @ self.weight.T + self.bias
         return result
+
+    def rounded(self, bits: int) -> Discriminant:
+        """Return the discriminant with weights of so many bits."""
+        return replace(self, weight=rounded(self.weight, bits))
 
     def without(self, classes: Indices) -> Discriminant:
         """Return the discriminant with some classes deleted."""
@@ -207,6 +213,11 @@ class Head:
         precision = precision_of(statistics, shrinkage=shrinkage)
         discriminant = Discriminant.of(statistics.means, precision)
         return cls(classes, tasks, discriminant, precision.strongest(unknown_rank))
+
+    def rounded(self, bits: int = WEIGHT_BITS) -> Head:
+        """Return the head with matrices of few bits, as a bundle holds them: weights of `bits`, basis `BASIS_BITS`."""
+        precision = replace(self.precision, basis=rounded(self.precision.basis, BASIS_BITS))
+        return replace(self, discriminant=self.discriminant.rounded(bits), precision=precision)
 
     def base_posterior(self, features: Array) -> Array:
         """Return class probabilities by the base branch, (n, F) to (n, C)."""

@@ -18,7 +18,7 @@ from edge_cl.decoded import Source
 from edge_cl.drift import DriftMap
 from edge_cl.encoding import Encoded, Progress, ViewEncoder
 from edge_cl.features import Encoder
-from edge_cl.head import Branch, Discriminant, precision_of
+from edge_cl.head import WEIGHT_BITS, Branch, Discriminant, precision_of
 from edge_cl.intake import Intake
 from edge_cl.memory import give_back
 from edge_cl.model import KnownClass, Model, Probes
@@ -295,9 +295,9 @@ def _new_branch(model: Model, train: _Shown) -> Branch:
     ids, rows = np.unique(train.classes(model), return_inverse=True)
     features, last = train.own.features, train.own.last[0]
     own = Statistics.empty(features.shape[2]).add(features, rows, rank=model.config.covariance_rank)
-    discriminant = Discriminant.of(own.means, precision_of(own, shrinkage=model.config.shrinkage))
+    exact = Discriminant.of(own.means, precision_of(own, shrinkage=model.config.shrinkage))
     prototypes = np.stack([last[rows == i].mean(0) for i in range(len(ids))])
-    return Branch(ids, discriminant, prototypes, weight=0.0)
+    return Branch(ids, exact.rounded(WEIGHT_BITS), prototypes, weight=0.0)
 
 
 def _calibrated(model: Model, task: int | None, width: int) -> Model:

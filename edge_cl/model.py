@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edge_cl.architecture import BackboneSpec
 from edge_cl.config import LearnConfig
-from edge_cl.head import UNKNOWN_RANK, Branch, Exit, Head
+from edge_cl.head import EXIT_BITS, UNKNOWN_RANK, WEIGHT_BITS, Branch, Exit, Head
 from edge_cl.lora import Adapter
 from edge_cl.statistics import Array, Indices, Statistics
 from edge_cl.store import Store, Transaction
@@ -102,6 +102,7 @@ class Model:
         next_class: the id the next new class gets.
         temperature, threshold: see `Head`.
         unknown_rank: directions of the distance that the threshold was fitted to; None: all of them.
+        rounded: whether it was fitted to a head whose matrices have few bits, as a bundle holds them.
         exit: what was fitted of the exit; None where there is none.
     """
 
@@ -122,6 +123,7 @@ class Model:
     temperature: float = 1.0
     threshold: float = float("inf")
     unknown_rank: int | None = UNKNOWN_RANK
+    rounded: bool = True
     exit: ExitFit | None = None
 
     @property
@@ -150,7 +152,7 @@ class Model:
         if self.exit is None:
             return head
         fit = self.exit
-        early = self.head_of(self.exit_statistics)
+        early = self.head_of(self.exit_statistics, EXIT_BITS)
         early = replace(early, temperature=fit.temperature, threshold=fit.threshold)
         return replace(head, exit=Exit(early, fit.confidence))
 
@@ -160,15 +162,16 @@ class Model:
         assert self.exit is not None
         return self.statistics.of_first(self.exit.width)
 
-    def head_of(self, statistics: Statistics) -> Head:
-        """Build a head of the classes known from statistics of theirs; nothing is fitted in it."""
-        return Head.of(
+    def head_of(self, statistics: Statistics, bits: int = WEIGHT_BITS) -> Head:
+        """Build a head of the classes known, its weights of so many bits, from statistics; nothing is fitted in it."""
+        exact = Head.of(
             statistics,
             np.asarray([c.id for c in self.classes], np.int64),
             np.asarray([c.task for c in self.classes], np.int64),
             shrinkage=self.config.shrinkage,
             unknown_rank=self.unknown_rank,
         )
+        return exact.rounded(bits) if self.rounded else exact
 
     def without(self, names: set[str]) -> Model:
         """Return the model with some classes forgotten: their means, probes and branch rows are gone.
@@ -231,6 +234,7 @@ class Model:
             "temperature": self.temperature,
             "threshold": self.threshold if np.isfinite(self.threshold) else None,
             "unknown_rank": self.unknown_rank,
+            "rounded": self.rounded,
             "exit": None if self.exit is None else asdict(self.exit),
         }
 
@@ -269,6 +273,7 @@ class Model:
             temperature=state["temperature"],
             threshold=float("inf") if threshold is None else threshold,
             unknown_rank=state.get("unknown_rank"),  # states of earlier commits do not say: they took all directions
+            rounded=state.get("rounded", False),  # likewise: their matrices had all their digits
             exit=ExitFit(**state["exit"]) if state.get("exit") else None,
         )
 

@@ -24,7 +24,7 @@ from edge_cl.assessment import (
     with_exit,
 )
 from edge_cl.config import LearnConfig
-from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, Exit, softmax
+from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, Exit, Head, softmax
 from edge_cl.model import ExitFit, KnownClass, Model, Probes
 from edge_cl.preprocess import Preprocess
 from edge_cl.statistics import Array, Indices, Precision, Statistics
@@ -32,6 +32,12 @@ from edge_cl.statistics import Array, Indices, Precision, Statistics
 WIDTH = 6
 IDS, TASKS = np.array([3, 5, 6, 9]), np.array([0, 0, 1, 1])
 SPEC = BackboneSpec("test_vit", 32, 3, Preprocess(32))
+
+
+@pytest.fixture(autouse=True)
+def _all_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices that are not rounded: references are exact."""
+    monkeypatch.setattr(Head, "rounded", lambda self, bits=8: self)
 
 
 def half(rows: np.ndarray) -> Array:
