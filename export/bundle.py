@@ -22,6 +22,7 @@ import numpy.typing as npt
 from edge_cl.backend import BASE
 from edge_cl.errors import EdgeClError
 from edge_cl.export.consistency import manifest_faults
+from edge_cl.export.tensors import read
 from edge_cl.head import Branch, Discriminant, Exit, Head
 from edge_cl.preprocess import Preprocess
 from edge_cl.statistics import Array, Precision
@@ -250,31 +251,19 @@ class Bundle:
         return self.path / self.manifest.files[role].name
 
     def tensors(self, role: str, shapes: Mapping[str, Sequence[int | None]]) -> dict[str, npt.NDArray[np.float32]]:
-        """Read tensors, each of a shape given (None: any size) and finite.
+        """Read tensors, each of a shape given (None: any size) and finite, in single precision.
 
         Raises:
             BundleError: they are not.
         """
-        from safetensors import safe_open
-
         path = self.file(role)
         try:
-            with safe_open(path, "numpy") as file:  # not the rest of a file of weights
-                found = {name: file.get_tensor(name) for name in set(shapes).intersection(file.keys())}
+            found, faults = read(path, shapes)
         except Exception as error:  # the reader raises its own, OSError and KeyError
             raise BundleError(f"{path} cannot be read: {error}.", mend=f"edge-cl export {self.path}") from error
-        faults = []
-        for name, shape in shapes.items():
-            value = found.get(name)
-            if value is None or value.ndim != len(shape):
-                faults.append(f"{path}: {name} is missing, or not of {len(shape)} dimensions.")
-            elif any(want is not None and want != size for want, size in zip(shape, value.shape, strict=True)):
-                faults.append(f"{path}: {name} is {value.shape}, not {tuple(shape)}.")
-            elif not np.isfinite(value).all():
-                faults.append(f"{path}: {name} holds values that are not finite.")
         if faults:
             raise BundleError(*faults, mend=f"edge-cl export {self.path}")
-        return {name: found[name].astype(np.float32) for name in shapes}
+        return found
 
     def factors(self, role: str) -> Factors:
         """Return an adapter's joint factors (see `lora.Adapter.factors`): down (L, R, D) and up (L, 3D, R).

@@ -32,10 +32,10 @@ from edge_cl.export.bundle import (
 from edge_cl.export.classifier import head_tensors
 from edge_cl.export.merge import merge_adapters
 from edge_cl.export.publication import GRAPHS, Publication
-from edge_cl.head import Head
+from edge_cl.export.tensors import few_bits, half
+from edge_cl.head import BASIS_BITS, EXIT_BITS, WEIGHT_BITS, Head
 from edge_cl.lora import Adapter
 from edge_cl.model import Model
-from edge_cl.statistics import Array
 from edge_cl.version import Json, canonical_json, contiguous
 
 EDITION = 2  # raised when the graphs of the same backbone become others
@@ -172,9 +172,12 @@ def _manifest(snapshot: Snapshot, layout: str, precision: str, recipe: str, refs
 
 
 def _adapter_files(model: Model) -> dict[str, bytes]:
-    adapters = {"adapter/shared": model.shared, "adapter/base": model.base}
-    adapters |= {f"adapter/{task}": adapter for task, adapter in model.adapters.items()}
-    return {role: save(_pair(adapter)) for role, adapter in adapters.items() if adapter is not None}
+    """Return the adapters: those that encode every picture as they are, those of tasks in half precision."""
+    encoding = zip(ADAPTERS, (model.shared, model.base), strict=True)
+    files = {role: save(_pair(adapter)) for role, adapter in encoding if adapter is not None}
+    for task, adapter in model.adapters.items():
+        files[f"adapter/{task}"] = save({name: half(value) for name, value in _pair(adapter).items()})
+    return files
 
 
 def _pair(adapter: Adapter) -> dict[str, npt.NDArray[np.float32]]:
@@ -184,38 +187,27 @@ def _pair(adapter: Adapter) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def _head_files(head: Head) -> dict[str, bytes]:
-    result = {"head": save(contiguous(_discriminant(head)))}
+    result = {"head": save(contiguous(_discriminant(head, WEIGHT_BITS)))}
     for task, branch in head.branches.items():
-        stored = branch.to_numpy() | {"weight": _half(branch.discriminant.weight)}
+        stored = branch.to_numpy() | few_bits("weight", branch.discriminant.weight, WEIGHT_BITS)
         result[f"branch/{task}"] = save(contiguous(stored))
     if head.exit is not None:
         early = head.exit.head
         fit = np.asarray([early.temperature, early.threshold, head.exit.confidence], np.float32)
-        result["exit"] = save(contiguous(_discriminant(early) | {"fit": fit}))
+        result["exit"] = save(contiguous(_discriminant(early, EXIT_BITS) | {"fit": fit}))
     return result
 
 
-def _discriminant(head: Head) -> dict[str, npt.NDArray[np.generic]]:
-    """Return the tensors of a head without branches and what is fitted."""
+def _discriminant(head: Head, bits: int) -> dict[str, npt.NDArray[np.generic]]:
+    """Return the tensors of a head without branches and what is fitted; its weights have so many bits."""
     return {
-        "weight": _half(head.discriminant.weight),
+        **few_bits("weight", head.discriminant.weight, bits),
         "bias": head.discriminant.bias,
         "centre": head.discriminant.centre,
-        "basis": _half(head.precision.basis),
+        **few_bits("basis", head.precision.basis, BASIS_BITS),
         "gain": head.precision.gain,
         "variance": np.asarray([head.precision.variance], np.float32),
     }
-
-
-def _half(matrix: Array) -> npt.NDArray[np.float16] | Array:
-    """Return a matrix in half precision if that rounds it by no more than 2^-11 of its largest element, else as it is.
-
-    Elements beyond 65504 would be infinite in half precision, and a matrix of tiny ones would lose their digits.
-    """
-    with np.errstate(over="ignore"):
-        half = matrix.astype(np.float16)
-    largest = np.abs(matrix).max(initial=0)
-    return half if np.abs(half - matrix).max(initial=0) <= largest * 2**-11 else matrix
 
 
 def _graphs(snapshot: Snapshot, backbone: Backbone, layout: str, publication: Publication) -> dict[str, FileRef]:

@@ -116,6 +116,18 @@ FORGED: dict[str, tuple[Damage, str]] = {
     "tensor of the wrong shape": (tensors("head", centre=lambda v: v[:-1]), "centre is (383,), not (384,)."),
     "tensor of other dimensions": (tensors("head", bias=lambda v: v[None]), "bias is missing, or not of 1 dimensions."),
     "tensor missing": (tensors("head", weight=None), "weight is missing, or not of 2 dimensions."),
+    "matrix of another width": (tensors("head", weight=lambda v: v[:, :-1]), "weight is int8 (7, 383), not of 384 col"),
+    "matrix without scales": (tensors("head", basis_scale=None), "basis has scales none, not (64, 6)."),
+    "matrix of fewer scales": (
+        tensors("branch/1", weight_scale=lambda v: v[:, :-1]),
+        "weight has scales (3, 5), not (3, 6).",
+    ),
+    "matrix of a scale a number": (tensors("exit", weight_scale=lambda v: v[0]), "weight has scales (2,), not (7, 2)."),
+    "scale of NaN": (tensors("head", weight_scale=nan), "weight holds values that are not finite."),
+    "vector in whole numbers": (
+        tensors("head", gain=lambda v: v.astype(np.int8)),
+        "gain is int8, which only a matrix can be.",
+    ),
     "tensor with NaN": (tensors("branch/1", centre=nan), "centre holds values that are not finite."),
     "adapter with NaN": (tensors("adapter/2", B=nan), "B holds values that are not finite."),
     "adapter of other blocks": (tensors("adapter/1", A=lambda v: v[:1]), "A is (1, 2, 10, 64), not (2, 2, None, 64)."),
@@ -242,6 +254,6 @@ def test_factors_are_the_adapters(deployed: Deployed) -> None:
     for i in range(2):
         expected = adapter.factors(adapter.first + i)
         assert expected is not None
-        assert np.allclose(down[i], expected[0].detach())
-        assert np.allclose(up[i], expected[1].detach())
+        assert np.allclose(down[i], expected[0].detach(), rtol=2**-11, atol=1e-6)
+        assert np.allclose(up[i], expected[1].detach(), rtol=2**-11, atol=1e-6)
     assert load_file(bundle.file("head"))["weight"].shape == (7, 384)

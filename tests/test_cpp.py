@@ -13,6 +13,7 @@ import PIL
 import pytest
 from cpp import golden
 from cpp.c_api import CApiError, CClassifier, Library, frame
+from forgeries import nan, tensors
 from safetensors.numpy import load_file
 from small import new_learner, write_looks
 
@@ -101,7 +102,7 @@ def test_golden_vectors_are_what_python_computes(name: str) -> None:
         np.testing.assert_allclose(there[key], value, rtol=0 if exact else 1e-4, atol=0 if exact else 1e-5, err_msg=key)
 
 
-@pytest.mark.parametrize("name", [*golden.BUNDLES, golden.EARLIER])
+@pytest.mark.parametrize("name", [*golden.BUNDLES, *golden.EARLIER])
 def test_golden_answers_are_what_python_gives(name: str) -> None:
     there = load_file(golden.GOLDEN / f"answers-{name}.safetensors")
     for key, value in golden.answers(golden.GOLDEN / f"bundle-{name}").items():
@@ -109,7 +110,7 @@ def test_golden_answers_are_what_python_gives(name: str) -> None:
 
 
 def test_the_golden_manifest_is_read_back_as_it_is_written() -> None:
-    for name in (*golden.BUNDLES, golden.EARLIER):
+    for name in (*golden.BUNDLES, *golden.EARLIER):
         path = golden.GOLDEN / f"bundle-{name}"
         assert Bundle.open(path).manifest.encode() == (path / "manifest.json").read_bytes()
 
@@ -186,6 +187,10 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "short head": lambda b: next(b.glob("head-*")).write_bytes(next(b.glob("head-*")).read_bytes()[:-1]),
     "altered head": lambda b: next(b.glob("head-*")).write_bytes(bytes(next(b.glob("head-*")).stat().st_size)),
     "linked head": lambda b: next(b.glob("head-*")).rename(b / "h") and (b / "x").symlink_to(b / "h"),
+    "matrix without scales": tensors("head", weight_scale=None),
+    "matrix of fewer scales": tensors("branch/1", weight_scale=lambda v: v[:, :-1]),
+    "matrix of another width": tensors("head", basis=lambda v: v[:, :-1]),
+    "scale of NaN": tensors("head", basis_scale=nan),
     "altered graph": lambda b: next(b.glob("suffix-*")).write_bytes(bytes(next(b.glob("suffix-*")).stat().st_size)),
 }
 

@@ -1,8 +1,8 @@
 """Golden vectors that the Python tests make and both sides are held to: python tests/cpp/golden.py writes them anew.
 
 Each file is safetensors; `tests/test_cpp.py` compares what is there with what this Python computes, and the C++ tests
-with what C++ computes. The bundles are of a vision transformer of two blocks. One is as an earlier commit
-wrote it, with a head in single precision: it is read, and never written anew.
+with what C++ computes. The bundles are of a vision transformer of two blocks. Two are as earlier commits
+wrote them, with heads in single and in half precision: they are read, and never written anew.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from edge_cl.runtime import Classifier
 from edge_cl.statistics import Precision
 
 GOLDEN = Path(__file__).parent / "golden"
-EARLIER = "earlier"
+EARLIER = ("earlier", "halves")
 BUNDLES = {"shared": ("shared", "fp32"), "merged": ("merged", "fp32"), "half": ("shared", "fp16")}
 Tensors = Mapping[str, npt.NDArray[np.generic]]
 

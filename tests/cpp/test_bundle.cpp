@@ -17,7 +17,7 @@ std::string path_of(const std::string& bundle, const std::string& role) {
 }
 
 TEST(Bundle, OpensWhatIsWhole) {
-    for (const char* name : {"bundle-shared", "bundle-merged", "bundle-half", "bundle-earlier"}) {
+    for (const char* name : {"bundle-shared", "bundle-merged", "bundle-half", "bundle-earlier", "bundle-halves"}) {
         const Result<Bundle> bundle = Bundle::open(test::golden(name));
         ASSERT_TRUE(bundle) << bundle.error().message();
         const Result<Head> head = bundle->head();

@@ -50,7 +50,7 @@ struct Frames {
 };
 
 class Golden : public testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Bundles, Golden, testing::Values("shared", "merged", "half", "earlier"));
+INSTANTIATE_TEST_SUITE_P(Bundles, Golden, testing::Values("shared", "merged", "half", "earlier", "halves"));
 
 // One frame at a time, and all of them as one batch of more than are run at once.
 TEST_P(Golden, AnswersAsPythonDoes) {

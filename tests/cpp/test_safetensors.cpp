@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include "golden.hpp"
@@ -49,6 +50,46 @@ TEST(Safetensors, RefusesValuesThatAreNotFinite) {
     const Result<std::vector<float>> values = Tensors::parse(bytes, "file")->floats("x", {1});
     ASSERT_FALSE(values);
     EXPECT_NE(values.error().what.find("not finite"), std::string::npos);
+}
+
+TEST(Safetensors, MakesMatricesOfFewBitsWhole) {
+    Bytes bytes = file_of(
+        R"({"x":{"dtype":"I8","shape":[2,2],"data_offsets":[0,4]},"x_scale":{"dtype":"F32","shape":[2,1],"data_offsets":[4,12]},)"
+        R"("y":{"dtype":"U8","shape":[1,33],"data_offsets":[12,45]},"y_scale":{"dtype":"F32","shape":[1,2],"data_offsets":[45,53]},)"
+        R"("z":{"dtype":"I8","shape":[1,1],"data_offsets":[53,54]},"w":{"dtype":"U8","shape":[1],"data_offsets":[54,55]}})",
+        55);
+    std::uint8_t* const data = bytes.data() + bytes.size() - 55;
+    const std::uint8_t codes[] = {127, 0x81, 0, 0xff};  // 127, -127, 0, -1
+    std::memcpy(data, codes, sizeof codes);
+    const float scales[] = {0.5F, 3.0F}, others[] = {2.0F, 10.0F};
+    std::memcpy(data + 4, scales, sizeof scales);
+    std::memset(data + 12, 0x88, 33);  // zeros
+    data[12] = 0xF1;                   // -7, 7
+    data[12 + 32] = 0x8A;              // 2, and what fills up
+    std::memcpy(data + 45, others, sizeof others);
+    const Result<Tensors> tensors = Tensors::parse(bytes, "file");
+    ASSERT_TRUE(tensors) << tensors.error().what;
+    EXPECT_EQ(tensors->floats("x", {2, 2}).value(), (std::vector<float>{63.5F, -63.5F, 0.0F, -3.0F}));
+    EXPECT_EQ(tensors->floats("x", {Tensors::kAny, 2})->size(), 4U);
+    const Result<std::vector<float>> y = tensors->floats("y", {1, 65});
+    ASSERT_TRUE(y) << y.error().what;
+    std::vector<float> expected(65);
+    expected[0] = -14, expected[1] = 14, expected[64] = 20;
+    EXPECT_EQ(*y, expected);
+    EXPECT_NE(tensors->floats("x", {2, 3}).error().what.find("x has 2 along axis 1, not 3"), std::string::npos);
+    EXPECT_NE(tensors->floats("y", {1, 64}).error().what.find("y has 33 along axis 1, not 32"), std::string::npos);
+    EXPECT_NE(tensors->floats("z", {1, 1}).error().what.find("z_scale is missing"), std::string::npos);
+    EXPECT_FALSE(tensors->floats("w", {1}));
+    EXPECT_FALSE(tensors->floats("x", {2, Tensors::kAny}));
+
+    const float infinite = std::numeric_limits<float>::infinity(), large = std::numeric_limits<float>::max();
+    for (const float bad : {infinite, large}) {
+        std::memcpy(data + 8, &bad, sizeof bad);
+        data[3] = 2;
+        const Result<std::vector<float>> x = Tensors::parse(bytes, "file")->floats("x", {2, 2});
+        ASSERT_FALSE(x);
+        EXPECT_NE(x.error().what.find("not finite"), std::string::npos);
+    }
 }
 
 TEST(Safetensors, RefusesWhatIsNone) {

@@ -27,11 +27,8 @@ void Discriminant::scores(const float* prefix, std::size_t prefix_size, const fl
 void Head::posterior(float* scores) const { softmax(scores, classes(), temperature); }
 
 void Head::prepare() {
-    lowest_ = highest_ = gain;
-    for (std::size_t k = gain.size(); k-- > 1;) {
-        lowest_[k - 1] = std::min(lowest_[k - 1], lowest_[k]);
-        highest_[k - 1] = std::max(highest_[k - 1], highest_[k]);
-    }
+    highest_ = gain;
+    for (std::size_t k = gain.size(); k-- > 1;) highest_[k - 1] = std::max(highest_[k - 1], highest_[k]);
 }
 
 float Head::distance(const float* offset, const float* scores) const {
@@ -51,20 +48,14 @@ bool Head::is_unknown(const float* offset, const float* scores) const {
     const Kernels& kernels = Kernels::best();
     const std::size_t size = features();
     const float nearest = 2 * *std::max_element(scores, scores + classes());
-    float square = kernels.dot(offset, offset, size), rest = square;
+    float square = kernels.dot(offset, offset, size);
     for (std::size_t k = 0; k < gain.size(); k += kRows) {
-        // What the rows to come can change is bounded: their gains are negative, and as they are orthonormal but for
-        // rounding, together they hold at most the rest of the norm.
+        // The rows to come only make it smaller: their gains are negative.
         if (square / variance - nearest <= threshold && highest_[k] <= 0) return false;
-        if ((square + std::min(lowest_[k], 0.0F) * rest) / variance - nearest > threshold) return true;
         float along[kRows];
         const std::size_t count = std::min(kRows, gain.size() - k);
         kernels.dots(offset, basis.data() + k * size, count, size, along);
-        for (std::size_t j = 0; j < count; ++j) {
-            const float energy = along[j] * along[j];
-            square += energy * gain[k + j];
-            rest = std::max(rest - energy, 0.0F);
-        }
+        for (std::size_t j = 0; j < count; ++j) square += along[j] * along[j] * gain[k + j];
     }
     return square / variance - nearest > threshold;
 }

@@ -37,7 +37,7 @@ struct Exit;
 /// Scores, routing and the unknown test over all classes known.
 struct Head {
     Discriminant discriminant;      ///< of the base branch
-    std::vector<float> basis;       ///< (K, F), orthonormal rows of the precision
+    std::vector<float> basis;       ///< (K, F), orthonormal rows of the precision, but for rounding
     std::vector<float> gain;        ///< (K,), relative change of the precision along each
     float variance = 1;             ///< of the precision's isotropic part
     float temperature = 1;
@@ -72,7 +72,7 @@ struct Head {
     void fuse(float* posterior, const Branch& branch, float* scores) const;
 
 private:
-    std::vector<float> lowest_, highest_;  // gains of each row of the basis and those after it
+    std::vector<float> highest_;  // gain among each row of the basis and those after it
 };
 
 /// What answers from the prefix alone, so that the suffix need not run.

@@ -16,6 +16,7 @@ using Json = nlohmann::json;
 
 constexpr std::uint64_t kMostHeader = 16U << 20;
 constexpr std::uint64_t kMostElements = std::uint64_t{1} << 40;
+constexpr std::uint64_t kGroup = 64;  // numbers of a row that share a scale
 
 Error damaged(const std::string& why) { return {Code::bad_bundle, "It is no safetensors file: " + why + ".", ""}; }
 
@@ -88,6 +89,12 @@ Result<const TensorPlace*> find(const TensorPlaces& places, const std::string& f
     return &found->second;
 }
 
+Result<std::vector<float>> finite(std::vector<float> values, const std::string& title) {
+    if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }))
+        return Error{Code::bad_bundle, title + " holds values that are not finite.", ""};
+    return values;
+}
+
 // Return the elements of a tensor whose bytes are at hand.
 Result<std::vector<float>> decode(const std::uint8_t* bytes, const TensorPlace& place, const std::string& title) {
     std::vector<float> values;
@@ -101,9 +108,7 @@ Result<std::vector<float>> decode(const std::uint8_t* bytes, const TensorPlace& 
     } else {
         return Error{Code::bad_bundle, title + " is " + place.dtype + ", not F32 or F16.", ""};
     }
-    if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }))
-        return Error{Code::bad_bundle, title + " holds values that are not finite.", ""};
-    return values;
+    return finite(std::move(values), title);
 }
 
 }  // namespace
@@ -147,9 +152,35 @@ std::uint64_t Tensors::size(std::string_view name, std::size_t axis) const {
 }
 
 Result<std::vector<float>> Tensors::floats(std::string_view name, const std::vector<std::uint64_t>& shape) const {
+    const auto held = places_.find(name);
+    if (held != places_.end() && shape.size() == 2 && shape[1] != kAny &&
+        (held->second.dtype == "I8" || held->second.dtype == "U8"))
+        return of_few_bits(name, shape[0], shape[1], held->second.dtype == "U8");
     Result<const TensorPlace*> place = find(places_, name_, name, shape);
     if (!place) return place.error();
     return decode(data_.data() + (*place)->offset, **place, name_ + ": " + std::string(name));
+}
+
+Result<std::vector<float>> Tensors::of_few_bits(std::string_view name, std::uint64_t rows, std::uint64_t width,
+                                                bool in_pairs) const {
+    const std::uint64_t columns = in_pairs ? width / 2 + width % 2 : width, groups = (width + kGroup - 1) / kGroup;
+    Result<const TensorPlace*> place = find(places_, name_, name, {rows, columns});
+    if (!place) return place.error();
+    rows = (*place)->shape[0];
+    const std::string scale = std::string(name) + "_scale";
+    Result<const TensorPlace*> scale_place = find(places_, name_, scale, {rows, groups});
+    if (!scale_place) return scale_place.error();
+    Result<std::vector<float>> scales = decode(data_.data() + (*scale_place)->offset, **scale_place, name_ + ": " + scale);
+    if (!scales) return scales.error();
+    const std::uint8_t* const bytes = data_.data() + (*place)->offset;
+    std::vector<float> values(static_cast<std::size_t>(rows * width));
+    for (std::size_t row = 0; row < rows; ++row)
+        for (std::size_t i = 0; i < width; ++i) {
+            const std::uint8_t byte = bytes[row * columns + (in_pairs ? i / 2 : i)];
+            const int code = in_pairs ? (i % 2 ? byte >> 4 : byte & 15) - 8 : static_cast<std::int8_t>(byte);
+            values[row * width + i] = static_cast<float>(code) * (*scales)[row * groups + i / kGroup];
+        }
+    return finite(std::move(values), name_ + ": " + std::string(name));
 }
 
 Result<std::vector<std::int64_t>> Tensors::integers(std::string_view name, std::uint64_t count) const {

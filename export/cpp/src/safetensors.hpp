@@ -14,7 +14,7 @@ namespace edge_cl {
 
 /// Where a tensor lies in a file.
 struct TensorPlace {
-    std::string dtype;                ///< "F32", "F16", "I64"...
+    std::string dtype;                ///< "F32", "F16", "I8", "I64"...
     std::vector<std::uint64_t> shape;
     std::uint64_t offset = 0;         ///< bytes from the file's beginning
     std::uint64_t size = 0;           ///< bytes
@@ -40,6 +40,7 @@ public:
     std::uint64_t size(std::string_view name, std::size_t axis) const;
 
     /// Return a tensor's elements in single precision; the shape must be as given (kAny: any size), the values finite.
+    /// Matrices of few bits are made whole (see `edge_cl/rounding.py`): I8, or two numbers of four bits in a U8.
     Result<std::vector<float>> floats(std::string_view name, const std::vector<std::uint64_t>& shape) const;
 
     /// Return the elements of a vector of 64-bit integers.
@@ -48,6 +49,9 @@ public:
     static constexpr std::uint64_t kAny = ~std::uint64_t{0};
 
 private:
+    Result<std::vector<float>> of_few_bits(std::string_view name, std::uint64_t rows, std::uint64_t width,
+                                           bool in_pairs) const;
+
     Bytes data_;
     TensorPlaces places_;
     std::string name_;
