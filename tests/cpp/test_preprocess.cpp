@@ -128,8 +128,8 @@ TEST(Colour, FollowsTheStandards) {
             Frame frame = frame_of(format == PixelFormat::yuyv ? yuyv.data() : nv12.data(), width, height, format);
             frame.range = range;
             for (std::size_t y = 0; y < height; ++y) {
-                std::uint8_t row[4 * width] = {};
-                rgbx_row(frame, static_cast<int>(y), 0, width, row);
+                std::uint8_t row[3 * width] = {};
+                colour_row(frame, static_cast<int>(y), 0, width, row);
                 for (std::size_t x = 0; x < width; ++x) {
                     std::uint8_t wanted[3];
                     if (format == PixelFormat::yuyv) {
@@ -139,7 +139,7 @@ TEST(Colour, FollowsTheStandards) {
                         const std::uint8_t* pair = nv12.data() + width * height + y / 2 * width + x / 2 * 2;
                         yuv_to_rgb(nv12[y * width + x], pair[0], pair[1], range, wanted);
                     }
-                    for (std::size_t c = 0; c < 3; ++c) ASSERT_NEAR(row[4 * x + c], wanted[c], 1);
+                    for (std::size_t c = 0; c < 3; ++c) ASSERT_NEAR(row[3 * x + c], wanted[c], 1);
                 }
             }
         }
@@ -162,9 +162,9 @@ TEST(Preprocess, ReadsYuvFrames) {
     apart.size_bytes = width * height;
     EXPECT_EQ(centre(spec, together), centre(spec, apart));
     for (std::size_t y = 0; y < height; ++y) {
-        std::uint8_t row[4 * width];
-        rgbx_row(frame_of(yuyv.data(), width, height, PixelFormat::yuyv), static_cast<int>(y), 0, width, row);
-        for (std::size_t x = 0; x < width; ++x) rgb.insert(rgb.end(), row + 4 * x, row + 4 * x + 3);
+        std::uint8_t row[3 * width];
+        colour_row(frame_of(yuyv.data(), width, height, PixelFormat::yuyv), static_cast<int>(y), 0, width, row);
+        rgb.insert(rgb.end(), row, row + 3 * width);
     }
     EXPECT_EQ(centre(spec, frame_of(yuyv.data(), width, height, PixelFormat::yuyv)),
               centre(spec, frame_of(rgb.data(), width, height, PixelFormat::rgb8)));

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels.hpp"
-
 namespace edge_cl {
 namespace {
 
@@ -54,32 +52,26 @@ std::size_t pixel_bytes(PixelFormat format) {
     return 1;
 }
 
-void rgbx_row(const Frame& frame, int y, int first, int last, std::uint8_t* out) {
+const std::uint8_t* colour_row(const Frame& frame, int y, int first, int last, std::uint8_t* room) {
     const std::size_t bytes = pixel_bytes(frame.format), width = static_cast<std::size_t>(frame.width);
     const std::size_t stride = frame.stride != 0 ? frame.stride : width * bytes, row = static_cast<std::size_t>(y);
-    const std::uint8_t* pixels = frame.data + row * stride;
-    const auto begin = static_cast<std::size_t>(first), count = static_cast<std::size_t>(last - first);
+    const std::uint8_t* const pixels = frame.data + row * stride;
+    std::uint8_t* out = room;
     switch (frame.format) {
         case PixelFormat::rgb8:
-        case PixelFormat::bgr8:
-            Kernels::best().expand(pixels + 3 * begin, count, frame.format == PixelFormat::bgr8, out + 4 * begin);
-            break;
-        case PixelFormat::rgba8: std::memcpy(out + 4 * begin, pixels + 4 * begin, 4 * count); break;
+        case PixelFormat::bgr8: return pixels + 3 * first;
+        case PixelFormat::rgba8:
         case PixelFormat::bgra8:
-            for (int x = first; x < last; ++x) {
-                out[4 * x] = pixels[4 * x + 2];
-                out[4 * x + 1] = pixels[4 * x + 1];
-                out[4 * x + 2] = pixels[4 * x];
-            }
+            for (int x = first; x < last; ++x, out += 3) std::memcpy(out, pixels + 4 * x, 3);
             break;
         case PixelFormat::grey8:
-            for (int x = first; x < last; ++x) std::memset(out + 4 * x, pixels[x], 4);
+            for (int x = first; x < last; ++x, out += 3) std::memset(out, pixels[x], 3);
             break;
         case PixelFormat::yuyv: {
             const Conversion& c = kConversions[static_cast<int>(frame.range)];
-            for (int x = first; x < last; ++x) {
+            for (int x = first; x < last; ++x, out += 3) {
                 const int pair = 2 * (x & ~1);
-                write_pixel(c, pixels[2 * x], pixels[pair + 1], pixels[pair + 3], out + 4 * x);
+                write_pixel(c, pixels[2 * x], pixels[pair + 1], pixels[pair + 3], out);
             }
             break;
         }
@@ -90,11 +82,12 @@ void rgbx_row(const Frame& frame, int y, int first, int last, std::uint8_t* out)
                                                   ? frame.chroma
                                                   : frame.data + stride * static_cast<std::size_t>(frame.height);
             const std::uint8_t* const chroma = plane + (row / 2) * chroma_stride;
-            for (int x = first; x < last; ++x)
-                write_pixel(c, pixels[x], chroma[x & ~1], chroma[(x & ~1) + 1], out + 4 * x);
+            for (int x = first; x < last; ++x, out += 3)
+                write_pixel(c, pixels[x], chroma[x & ~1], chroma[(x & ~1) + 1], out);
             break;
         }
     }
+    return room;
 }
 
 }  // namespace edge_cl

@@ -10,17 +10,18 @@ namespace edge_cl {
 /// AVX2 copy of such a function for the whole program.
 struct TapTable {
     const std::int32_t* weights;  ///< (out, span)
-    const std::int32_t* spread;   ///< (out, span, 4), each weight repeated for the four bytes of its pixel
     const int* begins;            ///< (out,), input position of the first weight
-    const int* own;               ///< (out, 2), input position and number of the weights that are not padding
-    int out, span, first;
+    const int* counts;            ///< (out,), number of weights
+    int out, span, first, last;
 };
 
+constexpr std::size_t kBlockRows = 8;  ///< that are resampled across at once
+
 struct Kernels {
-    /// Copy `count` pixels of three bytes to pixels of four; `swap`: blue comes first in `row`, and red in `out`.
-    void (*expand)(const std::uint8_t* row, std::size_t count, bool swap, std::uint8_t* out);
-    /// Resample a row of pixels of four bytes to pixels of three.
-    void (*across)(const TapTable&, const std::uint8_t* row, std::uint8_t* out);
+    /// Resample `kBlockRows` rows of pixels of three bytes, the first of which is pixel `first`; the new rows have no gaps,
+    /// and `count` of them are written. `room` is for 3 * kBlockRows * (last - first + out) + 8 bytes.
+    void (*across)(const TapTable&, const std::uint8_t* const* rows, std::size_t count, std::uint8_t* room,
+                   std::uint8_t* out);
     /// Resample rows of `width` bytes, `stride` apart, the first of which is row `first`; the new rows have no gaps.
     void (*down)(const TapTable&, const std::uint8_t* rows, std::size_t stride, std::size_t width, std::uint8_t* out);
     /// Return the inner product of two vectors.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "colour.hpp"
 
@@ -68,33 +69,48 @@ void Preprocessor::centre(const Frame& frame, std::uint8_t* out) {
         down_first(frame, out);
     else
         across_first(frame, out);
+    if (frame.format != PixelFormat::bgr8 && frame.format != PixelFormat::bgra8) return;
+    const std::uint8_t* const end = out + spec_.image_size * spec_.image_size * 3;
+    for (; out < end; out += 3) std::swap(out[0], out[2]);
+}
+
+template <class Row>
+void Preprocessor::across(int height, Row row, std::uint8_t* out) {
+    const Kernels& kernels = Kernels::best();
+    constexpr int rows = static_cast<int>(kBlockRows);
+    room_.resize((needed() + static_cast<std::size_t>(spec_.image_size) * 3) * kBlockRows + 8);
+    for (int y = 0; y < height; y += rows, out += rows * spec_.image_size * 3) {
+        const int count = std::min(rows, height - y);
+        const std::uint8_t* block[kBlockRows];
+        for (int r = 0; r < rows; ++r) block[r] = row(y + std::min(r, count - 1), r);
+        kernels.across(across_.table(), block, static_cast<std::size_t>(count), room_.data(), out);
+    }
 }
 
 void Preprocessor::across_first(const Frame& frame, std::uint8_t* out) {
-    const Kernels& kernels = Kernels::best();
     const std::size_t width = static_cast<std::size_t>(spec_.image_size) * 3;
-    rows_.resize(static_cast<std::size_t>(frame.width) * 4);
-    first_.resize(static_cast<std::size_t>(down_.last() - down_.first()) * width);
-    std::uint8_t* narrow = first_.data();
-    for (int y = down_.first(); y < down_.last(); ++y, narrow += width) {
-        rgbx_row(frame, y, across_.first(), across_.last(), rows_.data());
-        kernels.across(across_.table(), rows_.data(), narrow);
-    }
-    kernels.down(down_.table(), first_.data(), width, width, out);
+    const int height = down_.last() - down_.first();
+    rows_.resize(needed() * kBlockRows);
+    first_.resize(static_cast<std::size_t>(height) * width);
+    const auto row = [&](int y, int place) {
+        return colour_row(frame, down_.first() + y, across_.first(), across_.last(),
+                          rows_.data() + static_cast<std::size_t>(place) * needed());
+    };
+    across(height, row, first_.data());
+    Kernels::best().down(down_.table(), first_.data(), width, width, out);
 }
 
 void Preprocessor::down_first(const Frame& frame, std::uint8_t* out) {
-    const Kernels& kernels = Kernels::best();
-    const std::size_t width = static_cast<std::size_t>(frame.width) * 4;
-    const auto side = static_cast<std::size_t>(spec_.image_size);
+    const std::size_t width = needed();
     rows_.resize(static_cast<std::size_t>(down_.last() - down_.first()) * width);
-    first_.resize(side * width);
-    std::uint8_t* row = rows_.data();
-    for (int y = down_.first(); y < down_.last(); ++y, row += width)
-        rgbx_row(frame, y, across_.first(), across_.last(), row);
-    kernels.down(down_.table(), rows_.data(), width, width, first_.data());
-    for (std::size_t y = 0; y < side; ++y)
-        kernels.across(across_.table(), first_.data() + y * width, out + y * side * 3);
+    first_.resize(static_cast<std::size_t>(spec_.image_size) * width);
+    std::uint8_t* room = rows_.data();
+    for (int y = down_.first(); y < down_.last(); ++y, room += width) {
+        const std::uint8_t* const row = colour_row(frame, y, across_.first(), across_.last(), room);
+        if (row != room) std::copy(row, row + width, room);
+    }
+    Kernels::best().down(down_.table(), rows_.data(), width, width, first_.data());
+    across(spec_.image_size, [&](int y, int) { return first_.data() + static_cast<std::size_t>(y) * width; }, out);
 }
 
 }  // namespace edge_cl

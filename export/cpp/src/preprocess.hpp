@@ -30,13 +30,18 @@ public:
 
 private:
     void plan(int width, int height);
+    std::size_t needed() const { return static_cast<std::size_t>(across_.last() - across_.first()) * 3; }  // of a row
+    /// Resample `height` rows across; `row(y, r)` gives the needed part of one of them, the r-th of its block.
+    template <class Row>
+    void across(int height, Row row, std::uint8_t* out);
     void across_first(const Frame& frame, std::uint8_t* out);
     void down_first(const Frame& frame, std::uint8_t* out);
 
     Preprocess spec_;
     int width_ = 0, height_ = 0;  // that the tables are for
     Taps across_, down_;
-    std::vector<std::uint8_t> rows_;   // rows of the frame, four bytes a pixel
+    std::vector<std::uint8_t> rows_;   // of the frame, three bytes a pixel
+    std::vector<std::uint8_t> room_;   // of the kernel that resamples across
     std::vector<std::uint8_t> first_;  // what the first pass makes
 };
 

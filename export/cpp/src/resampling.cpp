@@ -32,15 +32,12 @@ void Taps::plan(int in, float from, float to, int out, Interpolation interpolati
     const double scale = static_cast<double>(to - from) / out, widening = std::max(scale, 1.0);
     const double support = (interpolation == Interpolation::bicubic ? 2.0 : 1.0) * widening;
     double (*const filter)(double) = interpolation == Interpolation::bicubic ? bicubic : bilinear;
-    const int most = static_cast<int>(std::ceil(support)) * 2 + 1;
     out_ = out;
-    span_ = std::min((most + 7) / 8 * 8, in);
-    weights_.assign(static_cast<std::size_t>(out) * static_cast<std::size_t>(span_), 0);
-    spread_.clear();
-    spread_.reserve(weights_.size() * 4);
+    span_ = static_cast<int>(std::ceil(support)) * 2 + 1;
+    weights_.resize(static_cast<std::size_t>(out) * static_cast<std::size_t>(span_));
     begins_.resize(static_cast<std::size_t>(out));
-    own_.resize(static_cast<std::size_t>(out) * 2);
-    exact_.resize(static_cast<std::size_t>(most));
+    counts_.resize(static_cast<std::size_t>(out));
+    exact_.resize(static_cast<std::size_t>(span_));
     first_ = in;
     last_ = 0;
     for (int i = 0; i < out; ++i) {
@@ -53,19 +50,16 @@ void Taps::plan(int in, float from, float to, int out, Interpolation interpolati
             exact_[static_cast<std::size_t>(x - begin)] = weight;
             sum += weight;
         }
-        const int padded = std::min(begin, in - span_);
         std::int32_t* weights = weights_.data() + static_cast<std::size_t>(i) * static_cast<std::size_t>(span_);
         for (int x = begin; x < end; ++x) {
             const double weight = exact_[static_cast<std::size_t>(x - begin)];
-            weights[x - padded] = to_fixed(sum != 0.0 ? weight / sum : weight);
+            weights[x - begin] = to_fixed(sum != 0.0 ? weight / sum : weight);
         }
-        for (int x = 0; x < span_; ++x) spread_.insert(spread_.end(), 4, weights[x]);
         const auto place = static_cast<std::size_t>(i);
-        begins_[place] = padded;
-        own_[2 * place] = begin;
-        own_[2 * place + 1] = end - begin;
-        first_ = std::min(first_, padded);
-        last_ = std::max(last_, padded + span_);
+        begins_[place] = begin;
+        counts_[place] = end - begin;
+        first_ = std::min(first_, begin);
+        last_ = std::max(last_, end);
     }
 }
 

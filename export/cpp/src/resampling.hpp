@@ -26,15 +26,12 @@ public:
     int last() const { return last_; }    ///< one past the last
 
     /// The weights as plain pointers.
-    ///
-    /// Every output position has the same number of them, a multiple of 8 where the input is long enough, so that loops
-    /// need no remainder; those that it does not need are zero, and none lies outside the input.
-    TapTable table() const { return {weights_.data(), spread_.data(), begins_.data(), own_.data(), out_, span_, first_}; }
+    TapTable table() const { return {weights_.data(), begins_.data(), counts_.data(), out_, span_, first_, last_}; }
 
 private:
     int out_ = 0, first_ = 0, last_ = 0, span_ = 0;
-    std::vector<std::int32_t> weights_, spread_;
-    std::vector<int> begins_, own_;
+    std::vector<std::int32_t> weights_;
+    std::vector<int> begins_, counts_;
     std::vector<double> exact_;
 };
 
