@@ -28,6 +28,7 @@ void Watchdog::run() {
                 next = std::min(next, watch->deadline_.at);
             }
         }
+        wakes_ = next;
         if (next == Clock::time_point::max())
             changed_.wait(lock);
         else
@@ -50,7 +51,7 @@ Watchdog::Watch::Watch(Watchdog& dog, const Deadline& deadline, void (*interrupt
     if (next_ != nullptr) next_->previous_ = this;
     dog_.first_ = this;
     watched_ = true;
-    dog_.changed_.notify_one();
+    if (deadline_.at < dog_.wakes_) dog_.changed_.notify_one();
 }
 
 bool Watchdog::Watch::finish() {

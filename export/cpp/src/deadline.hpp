@@ -58,6 +58,7 @@ private:
     std::mutex mutex_;
     std::condition_variable changed_;
     Watch* first_ = nullptr;
+    Clock::time_point wakes_ = Clock::time_point::max();  // when the thread looks again, unless it is told to
     bool stopping_ = false;
     std::thread thread_;
 };
