@@ -31,7 +31,9 @@ void Head::prepare() {
     for (std::size_t k = gain.size(); k-- > 1;) highest_[k - 1] = std::max(highest_[k - 1], highest_[k]);
 }
 
-float Head::distance(const float* offset, const float* scores) const {
+float Head::largest(const float* values) const { return *std::max_element(values, values + classes()); }
+
+float Head::distance(const float* offset, float score) const {
     const Kernels& kernels = Kernels::best();
     const std::size_t size = features();
     float square = kernels.dot(offset, offset, size);
@@ -39,15 +41,15 @@ float Head::distance(const float* offset, const float* scores) const {
         const float along = kernels.dot(offset, basis.data() + k * size, size);
         square += along * along * gain[k];
     }
-    return square / variance - 2 * *std::max_element(scores, scores + classes());
+    return square / variance - 2 * score;
 }
 
-bool Head::is_unknown(const float* offset, const float* scores) const {
+bool Head::is_unknown(const float* offset, float score) const {
     if (!std::isfinite(threshold)) return false;
-    constexpr std::size_t kRows = 16;
+    constexpr std::size_t kRows = 4;  // that are taken at once
     const Kernels& kernels = Kernels::best();
     const std::size_t size = features();
-    const float nearest = 2 * *std::max_element(scores, scores + classes());
+    const float nearest = 2 * score;
     float square = kernels.dot(offset, offset, size);
     for (std::size_t k = 0; k < gain.size(); k += kRows) {
         // The rows to come only make it smaller: their gains are negative.
@@ -61,14 +63,14 @@ bool Head::is_unknown(const float* offset, const float* scores) const {
 }
 
 bool Head::is_unsure(const float* posterior) const {
-    return exit == nullptr || *std::max_element(posterior, posterior + classes()) <= exit->confidence;
+    return exit == nullptr || largest(posterior) <= exit->confidence;
 }
 
 bool Exit::answer(const float* prefix, float* offset, float* posterior) const {
     head.discriminant.scores(prefix, head.features(), nullptr, offset, posterior);
-    const bool is_far = head.is_unknown(offset, posterior);
+    const float score = head.largest(posterior);
     head.posterior(posterior);
-    return !is_far && *std::max_element(posterior, posterior + head.classes()) > confidence;
+    return head.largest(posterior) > confidence && !head.is_unknown(offset, score);
 }
 
 std::size_t Head::route(const float* posterior, float* mass) const {

@@ -56,11 +56,15 @@ struct Head {
     /// Turn scores into probabilities, in place.
     void posterior(float* scores) const;
 
-    /// Whether a picture of offset x - centre and these scores is too far from every class mean; `prepare` comes first.
-    bool is_unknown(const float* offset, const float* scores) const;
+    /// Return the largest of the scores or probabilities of the classes.
+    float largest(const float* values) const;
+
+    /// Whether a picture of offset x - centre and this largest score is too far from every class mean; `prepare` comes
+    /// first.
+    bool is_unknown(const float* offset, float score) const;
 
     /// Return the squared Mahalanobis distance to the nearest class mean, all of it: `is_unknown` stops when it is sure.
-    float distance(const float* offset, const float* scores) const;
+    float distance(const float* offset, float score) const;
 
     /// Whether a task branch should look at an answer of the base branch: at all of them, where there is no exit.
     bool is_unsure(const float* posterior) const;
