@@ -3,14 +3,19 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <cmath>
 #include <filesystem>
+#include <limits>
+#include <nlohmann/json.hpp>
 
 #include "golden.hpp"
+#include "sha256.hpp"
 
 namespace edge_cl {
 namespace {
 
 namespace fs = std::filesystem;
+using Json = nlohmann::json;
 
 std::string path_of(const std::string& bundle, const std::string& role) {
     return bundle + "/" + read_manifest(bundle)->files.at(role).name;
@@ -42,16 +47,84 @@ TEST(Bundle, RefusesWhatIsDamaged) {
         {[](const std::string& file) { fs::remove(file), fs::create_directory(file); }, "is no plain file"},
         {[](const std::string& file) { fs::remove(file), ::mkfifo(file.c_str(), 0600); }, "is no plain file"},
     };
-    for (const auto& [damage, why] : bad) {
+    for (const char* role : {"head", "exit"})
+        for (const auto& [damage, why] : bad) {
+            const test::Scratch scratch;
+            const std::string copy = scratch.bundle("bundle-shared");
+            ASSERT_TRUE(Bundle::open(copy));
+            damage(path_of(copy, role));
+            const Result<Bundle> bundle = Bundle::open(copy);
+            ASSERT_FALSE(bundle) << role << ": " << why;
+            EXPECT_EQ(bundle.error().code, Code::bad_bundle);
+            EXPECT_NE(bundle.error().what.find(why), std::string::npos) << bundle.error().what;
+            EXPECT_NE(bundle.error().mend.find("edge-cl export " + copy), std::string::npos);
+        }
+}
+
+// The tensors of a file, which a forger changes.
+struct Forgery {
+    Json header;
+    std::string data;
+
+    void set(const std::string& name, std::size_t place, float value) {
+        std::memcpy(&data[header[name]["data_offsets"][0].get<std::size_t>() + 4 * place], &value, sizeof value);
+    }
+};
+
+// Put changed tensors in a role's place, named and described as they should be.
+void forge(const std::string& bundle, const std::string& role, void (*change)(Forgery&)) {
+    const std::string text = test::read_text(path_of(bundle, role));
+    std::uint64_t length = 0;
+    std::memcpy(&length, text.data(), sizeof length);
+    const auto end = static_cast<std::size_t>(8 + length);
+    Forgery forgery{Json::parse(text.substr(8, end - 8)), text.substr(end)};
+    change(forgery);
+    const std::string header = forgery.header.dump();
+    length = header.size();
+    std::string forged(sizeof length, ' ');
+    std::memcpy(forged.data(), &length, sizeof length);
+    forged += header + forgery.data;
+    const std::string digest = sha256(forged), name = "forged-" + digest.substr(0, 16) + ".safetensors";
+    test::write_text(bundle + "/" + name, forged);
+    Json manifest = Json::parse(test::read_text(bundle + "/" + kManifest));
+    manifest["manifest"]["files"][role] = {{"name", name}, {"sha256", digest}, {"size", forged.size()}};
+    manifest["sha256"] = sha256(manifest["manifest"].dump());
+    test::write_text(bundle + "/" + kManifest, manifest.dump());
+}
+
+TEST(Bundle, RefusesForgedExits) {
+    const std::pair<void (*)(Forgery&), const char*> bad[] = {
+        {[](Forgery& f) { f.header["bias"].swap(f.header["centre"]); }, ": bias has 32 along axis 0, not 6."},
+        {[](Forgery& f) { f.header["weight"]["shape"] = {3, 64}; }, ": weight has 3 along axis 0, not 6."},
+        {[](Forgery& f) { f.header["bias"]["shape"] = {2, 3}; }, ": bias is missing, or not of 1 dimensions."},
+        {[](Forgery& f) { f.header["gain"]["shape"] = {31, 1}; }, ": gain is missing, or not of 1 dimensions."},
+        {[](Forgery& f) { f.header["fits"] = f.header["fit"], f.header.erase("fit"); }, ": fit is missing, or not"},
+        {[](Forgery& f) { f.header["fit"]["dtype"] = "I32"; }, ": fit is I32, not F32 or F16."},
+        {[](Forgery& f) { f.header["fit"]["dtype"] = "F64"; }, " cannot be read. "},
+        {[](Forgery& f) { f.set("centre", 1, std::nanf("")); }, ": centre holds values that are not finite."},
+        {[](Forgery& f) { f.set("weight", 0, std::nanf("")); }, ": weight holds values that are not finite."},
+        {[](Forgery& f) { f.set("fit", 0, 0); }, ": its temperature or confidence is not positive."},
+        {[](Forgery& f) { f.set("fit", 1, std::numeric_limits<float>::infinity()); }, ": fit holds values that are not"},
+        {[](Forgery& f) { f.set("fit", 2, std::nanf("")); }, ": fit holds values that are not finite."},
+        {[](Forgery& f) { f.set("fit", 2, -1); }, ": its temperature or confidence is not positive."},
+        {[](Forgery& f) { f.set("variance", 0, 0); }, ": its variance is not positive."},
+        {[](Forgery& f) { f.data.pop_back(); }, " cannot be read. "},
+    };
+    for (const auto& [change, why] : bad) {
         const test::Scratch scratch;
         const std::string copy = scratch.bundle("bundle-shared");
-        ASSERT_TRUE(Bundle::open(copy));
-        damage(path_of(copy, "head"));
+        forge(copy, "exit", [](Forgery&) {});
+        const Result<Bundle> same = Bundle::open(copy);
+        ASSERT_TRUE(same) << same.error().message();
+        ASSERT_TRUE(same->head());
+        forge(copy, "exit", change);
         const Result<Bundle> bundle = Bundle::open(copy);
-        ASSERT_FALSE(bundle) << why;
-        EXPECT_EQ(bundle.error().code, Code::bad_bundle);
-        EXPECT_NE(bundle.error().what.find(why), std::string::npos) << bundle.error().what;
-        EXPECT_NE(bundle.error().mend.find("edge-cl export " + copy), std::string::npos);
+        ASSERT_TRUE(bundle) << bundle.error().message();
+        const Result<Head> head = bundle->head();
+        ASSERT_FALSE(head) << why;
+        EXPECT_EQ(head.error().code, Code::bad_bundle);
+        EXPECT_NE(head.error().what.find(path_of(copy, "exit") + why), std::string::npos) << head.error().what;
+        EXPECT_NE(head.error().mend.find("edge-cl export " + copy), std::string::npos);
     }
 }
 
