@@ -71,7 +71,7 @@ def calibrated(model: Model) -> Model:
     if not model.probes:
         return replace(model, temperature=1.0, threshold=float("inf"))
     scored = _score(model, model.head(), model.statistics)
-    temperature = fit_temperature(scored.scores, scored.targets)
+    temperature = cautious_temperature(scored.scores, scored.targets)
     threshold = _unknown_threshold(scored.distances, _negative_distances(model, model.head()))
     return replace(model, temperature=temperature, threshold=threshold)
 
@@ -150,10 +150,34 @@ def with_best_shrinkage(model: Model) -> Model:
     return trial(min(nearest_first, key=loss))
 
 
+def _surprises(scores: Array, targets: Indices, temperature: float) -> Array:
+    """Return the negative log-likelihood of each right column (n,) under scores (n, C)."""
+    likelihood = softmax(scores / np.float32(temperature))[np.arange(len(targets)), targets]
+    result: Array = -np.log(np.maximum(likelihood, 1e-12))
+    return result
+
+
 def _surprise(scores: Array, targets: Indices, temperature: float) -> float:
     """Return the negative log-likelihood of the right columns (n,) under scores (n, C)."""
-    likelihood = softmax(scores / np.float32(temperature))[np.arange(len(targets)), targets]
-    return float(-np.log(np.maximum(likelihood, 1e-12)).sum())
+    return float(_surprises(scores, targets, temperature).sum())
+
+
+def cautious_temperature(scores: Array, targets: Indices) -> float:
+    """Return the highest temperature that pictures do not tell from the best: by one standard error of the difference.
+
+    They were taken with the training pictures and are easier than those to come, so the best would be too sure.
+
+    Args:
+        scores: (n, C).
+        targets: right columns, (n,).
+    """
+    least = _surprises(scores, targets, best := fit_temperature(scores, targets))
+
+    def stands(temperature: float) -> bool:
+        more = _surprises(scores, targets, temperature) - least
+        return bool(more.mean() <= more.std() / np.sqrt(len(more)))
+
+    return float(max(t for t in TEMPERATURES if t == best or (t > best and stands(t))))
 
 
 def fit_temperature(scores: Array, targets: Indices, *, start: float | None = None) -> float:

@@ -91,7 +91,7 @@ class LearnConfig:
     choose_shrinkage: bool = True
     cache_mb: int = 2048
     covariance_rank: int = 512
-    branch_views: int = 1
+    branch_views: int = 0
     branch_weight: float = 0.5
     hold_out: float = 0.1
     probes: int = 20

@@ -78,7 +78,7 @@ class Encoder:
             tokens = self.backbone.embed(self.input(pixels)).requires_grad_()
             self.backbone.run_blocks(tokens, range(1), None).sum().backward()  # type: ignore[no-untyped-call]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def encode(self, pixels: Pixels) -> Encoding:
         """Run prefix and base branch on (B, S, S, 3) uint8."""
         if self.graphs:
@@ -86,14 +86,14 @@ class Encoder:
         encoding = self.prefix(pixels)
         return self.branch(encoding.tokens, encoding.features, self.base)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def prefix(self, pixels: Pixels) -> Encoding:
         """Run the prefix alone on (B, S, S, 3) uint8, in torch."""
         summaries: list[Tensor] = []
         tokens = self.backbone.prefix(self.input(pixels), self.shared, summaries)
         return prefix_encoding(tokens, _features(summaries))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def branch(self, tokens: Tensor, features: Array, adapter: Adapter | None) -> Encoding:
         """Run one branch on prefix tokens.
 

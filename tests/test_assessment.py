@@ -17,6 +17,7 @@ from edge_cl.assessment import (
     _unknown_threshold,
     assess,
     calibrated,
+    cautious_temperature,
     fit_temperature,
     look_alikes,
     weigh_branch,
@@ -180,6 +181,26 @@ def test_known_temperature_is_recovered(temperature: float) -> None:
     assert found == pytest.approx(temperature, rel=0.12)  # the grid's steps are 11 %
 
 
+def test_the_fewer_pictures_the_higher_the_cautious_temperature() -> None:
+    """By no more than what they leave open: with very many it is the best one."""
+    random = np.random.default_rng(0)
+    logits = 2 * random.normal(size=(40000, 5))
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    targets = (random.random((40000, 1)) > probabilities.cumsum(1)).sum(1)
+    scores = (10 * logits).astype(np.float32)
+
+    def mean_excess(n: int) -> float:
+        parts = [slice(start, start + n) for start in range(0, 40 * n if n <= 1000 else n, n)]
+        found = [(cautious_temperature(scores[p], targets[p]), fit_temperature(scores[p], targets[p])) for p in parts]
+        assert all(cautious >= best for cautious, best in found)
+        return float(np.mean([np.log(cautious / best) for cautious, best in found]))
+
+    few, more, many = mean_excess(30), mean_excess(300), mean_excess(40000)
+    assert few > more > many
+    assert 0.15 < few < 0.8
+    assert many < 0.01
+
+
 @pytest.mark.parametrize(("n", "lowest", "highest"), [(1, 3.5, 20.1), (300, 0.5, 0.5)])
 def test_start_holds_few_pictures_back(n: int, lowest: float, highest: float) -> None:
     scores, targets = np.tile(np.float32([[1, 0]]), (n, 1)), np.zeros(n, np.int64)  # always right: as sharp as can be
@@ -191,7 +212,7 @@ def test_calibration_takes_the_temperature_of_the_probes() -> None:
     train, held = pictures(20), pictures(8, seed=1, spread=3.0)
     found = calibrated(model(train, held))
     scores = np.stack([-0.5 * distances_without(train, held, probe) for probe in range(len(held[0]))])
-    assert found.temperature == pytest.approx(fit_temperature(scores.astype(np.float32), held[1]), rel=1e-6)
+    assert found.temperature == pytest.approx(cautious_temperature(scores.astype(np.float32), held[1]), rel=1e-6)
     assert found.temperature > TEMPERATURES[0]
     assert found.head().temperature == found.temperature
     assert found.head().threshold == found.threshold

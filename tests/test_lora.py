@@ -186,3 +186,5 @@ def test_adapted_linear_holds_the_very_parameters(bias: bool) -> None:
     assert torch.equal(layer(x), linear(x))
     layer.low_rank = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0], [0.0], [-2.0]])
     torch.testing.assert_close(layer(x), linear(x) + torch.tensor([[11.0, 0.0, -22.0]]))
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), linear(x) + torch.tensor([[11.0, 0.0, -22.0]]))
