@@ -102,10 +102,22 @@ def benchmark_accuracy(
         points = ("last", "average", "forgetting", "task_choice", "known_task")
         cells = [
             (name, *(f"{100 * v[key]:.1f}" for key in points), f"{v['calibration_error']:.3f}", f"{v['passes']:.2f}",
-             f"{v['answer_ms']:.1f}", f"{v['slowest_learn_s']:.1f}")
+             f"{v['answer_ms']:.1f}", f"{v['slowest_learn_s']:.1f}", f"{v['peak_mb']:.0f}")
             for name, v in summary.items()
         ]  # fmt: skip
-        columns = ("", "last", "average", "forgetting", "right task", "if told", "ECE", "passes", "ms", "learn, s")
+        columns = (
+            "",
+            "last",
+            "average",
+            "forgetting",
+            "right task",
+            "if told",
+            "ECE",
+            "passes",
+            "ms",
+            "learn, s",
+            "MB",
+        )
         answers.print(table(columns, cells))
         say(f"Forgetting: {comparison.FORGETTING}.")
         say(f"{rows[0]['backbone']}. Rows, summary and plot: {output}")

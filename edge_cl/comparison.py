@@ -24,6 +24,7 @@ from edge_cl.evaluation import DECODE_AT_ONCE, evaluate, measures
 from edge_cl.features import Encoder, TorchBackend
 from edge_cl.head import Discriminant, precision_of, softmax
 from edge_cl.learner import Learner
+from edge_cl.memory import peak_mb, reset_peak
 from edge_cl.pictures import PictureFolder, read_folder
 from edge_cl.recognition import Recogniser
 from edge_cl.statistics import Array, Indices, Statistics
@@ -72,7 +73,7 @@ class Setting:
     def features(self) -> dict[str, tuple[Array, Indices]]:
         """Features of the frozen backbone of every picture, {part: (n, F) and class number by order of teaching}."""
         names = self.stream.known(len(self.stream.tasks))
-        result = {}
+        result: dict[str, tuple[Array, Indices]] = {}
         for part in ("train", self.part):
             folder = self.pictures(part, names)
             rows, labels = [], [names.index(p.label) for p in folder.pictures]
@@ -81,6 +82,14 @@ class Setting:
                 rows += [encoding.features for encoding in self.frozen.batches(pixels)]
             result[part] = np.concatenate(rows), np.asarray(labels, np.int64)
         return result
+
+    @cached_property
+    def encode_ms(self) -> float:
+        """Milliseconds that the frozen backbone takes for a picture, in batches, decoding included."""
+        folder, start = self.pictures(self.part, self.stream.tasks[0]), time.monotonic()
+        for _ in self.frozen.batches(_decoded(folder, 0, self.frozen)):
+            pass
+        return 1000 * (time.monotonic() - start) / min(len(folder.pictures), DECODE_AT_ONCE)
 
     @property
     def boundaries(self) -> Indices:
@@ -137,7 +146,7 @@ def _on_frozen(setting: Setting, fit: Callable[[Array, Indices], Callable[[Array
         learn_s, seen = time.monotonic() - start, truth < known
         start = time.monotonic()
         posterior = posterior_of(judged[seen])
-        answer_ms = 1000 * (time.monotonic() - start) / seen.sum()
+        answer_ms = setting.encode_ms + 1000 * (time.monotonic() - start) / seen.sum()
         yield Stage(measures(posterior, truth[seen], tasks[:known], names[:known]), 1.0, answer_ms, learn_s)
 
 
@@ -306,7 +315,8 @@ def compare(
 
     Returns:
         A row for every seed and method: backbone, data, seed, method, matrix (accuracy of each task after each), curve,
-        last, average, forgetting, task_choice, known_task, calibration_error, passes, answer_ms, slowest_learn_s.
+        last, average, forgetting, task_choice, known_task, calibration_error, passes, answer_ms, slowest_learn_s,
+        peak_mb (of the whole process while the method ran).
 
     Raises:
         UsageError: an unknown method.
@@ -329,6 +339,7 @@ def compare(
                     part,
                     epochs,
                     _weights(setting),
+                    "peak_mb",  # which earlier rows lack
                 ]
                 place = output / f"{hashlib.sha256(canonical_json(key)).hexdigest()[:16]}.json"
                 if not place.exists():
@@ -344,6 +355,7 @@ def _weights(setting: Setting) -> str:
 
 
 def _row(setting: Setting, data: Path, name: str) -> dict[str, Any]:
+    reset_peak()
     stages = list(METHODS[name](setting))
     matrix = [stage.measured["per_task"] for stage in stages]
     curve = [stage.measured["accuracy"] for stage in stages]
@@ -369,13 +381,14 @@ def _row(setting: Setting, data: Path, name: str) -> dict[str, Any]:
         "passes": last.passes,
         "answer_ms": last.answer_ms,
         "slowest_learn_s": max(stage.learn_s for stage in stages),
+        "peak_mb": peak_mb(),
     }
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Return means over the seeds by method."""
     numbers = ("last", "average", "forgetting", "task_choice", "known_task", "calibration_error", "passes",
-               "answer_ms", "slowest_learn_s")  # fmt: skip
+               "answer_ms", "slowest_learn_s", "peak_mb")  # fmt: skip
     names = list(dict.fromkeys(row["method"] for row in rows))
     return {
         name: {key: float(np.mean([row[key] for row in rows if row["method"] == name])) for key in numbers}

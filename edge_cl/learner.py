@@ -286,12 +286,12 @@ class Learner:
             transaction.put_bytes("report.md", report.to_markdown().encode())
             transaction.put_json("metrics.json", report.to_json())
             transaction.put_bytes("plot.png", report.plot())
-            transaction.commit(kind="learn", record=_record(report, model))
+            version = transaction.commit(kind="learn", record=_record(report, model))
             checkpoint.discard()
         if export is not None:
             try:
                 progress("export", 0, 1)  # half a minute where the graphs are still to be made
-                exported = self.export(export)
+                exported = self._exported(_snapshot(version, model, encoder), export)
                 progress("export", 1, 1)
             except EdgeClError as error:
                 kept = f"The classes are learned: version {number} of {self.store.path} is in force."
@@ -329,12 +329,24 @@ class Learner:
             EngineError: TensorRT is missing, or an engine cannot be made.
             EdgeClError: nothing has been learned yet.
         """
+        return self._exported(self.snapshot(), out, layout=layout, format=format, precision=precision, say=say)
+
+    def _exported(
+        self,
+        snapshot: Snapshot,
+        out: str | Path,
+        *,
+        layout: str | None = None,
+        format: str | None = None,
+        precision: str | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> dict[str, Any]:
         from edge_cl.export.formats import FORMATS, format_of
 
         format = format or format_of(Path(out))
         if format not in FORMATS:
             raise UsageError(f"Unknown format {format!r}.", mend=did_you_mean(format, list(FORMATS)))
-        return FORMATS[format](self.snapshot(), Path(out), layout, precision, say)
+        return FORMATS[format](snapshot, Path(out), layout, precision, say)
 
     def snapshot(self) -> Snapshot:
         """Return the version in force as it is exported.
@@ -342,12 +354,10 @@ class Learner:
         Raises:
             EdgeClError: nothing has been learned yet.
         """
-        from edge_cl.export.exporter import Snapshot
-
         head = self.store.head
         model, encoder = self.load(head)
         self._require_classes(model)
-        return Snapshot(model, encoder.backbone, head.objects["backbone"].sha256, head.number)
+        return _snapshot(head, model, encoder)
 
     def _require_classes(self, model: Model) -> None:
         if not model.classes:
@@ -494,3 +504,10 @@ def _record(report: LearnReport, model: Model) -> dict[str, Any]:
 
 def _summary(state: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     return {"classes": [c["name"] for c in state["classes"]], **more}
+
+
+def _snapshot(version: Version, model: Model, encoder: Encoder) -> Snapshot:
+    """Return a version that has been loaded, or just made, as it is exported."""
+    from edge_cl.export.exporter import Snapshot
+
+    return Snapshot(model, encoder.backbone, version.objects["backbone"].sha256, version.number)

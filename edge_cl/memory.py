@@ -173,6 +173,16 @@ def peak_mb() -> float:
     return _process_mb("VmHWM") + cuda_peak_mb()
 
 
+def reset_peak() -> None:
+    """Have the high-water mark begin anew, where the kernel lets it, and that of CUDA's allocator."""
+    give_back()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def cuda_peak_mb() -> float:
     """Return the most that CUDA's allocator has given out, 2^20 bytes; 0 where it is not in use."""
     return _cuda_b("max_memory_allocated") / MB

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -156,7 +155,7 @@ class Model:
         early = replace(early, temperature=fit.temperature, threshold=fit.threshold)
         return replace(head, exit=Exit(early, fit.confidence))
 
-    @cached_property
+    @property
     def exit_statistics(self) -> Statistics:
         """Statistics of the prefix's features alone, where there is an exit."""
         assert self.exit is not None

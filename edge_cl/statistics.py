@@ -8,7 +8,7 @@ rank is at most K, and never materialised as a matrix.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -175,6 +175,7 @@ class Statistics:
     means: Array
     counts: Indices
     scatter: Scatter
+    _parts: dict[int, Statistics] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def empty(cls, width: int) -> Statistics:
@@ -222,8 +223,10 @@ class Statistics:
         return Statistics(means, counts, self.scatter)
 
     def of_first(self, width: int) -> Statistics:
-        """Return the statistics of the first `width` features alone."""
-        return Statistics(self.means[:, :width], self.counts, self.scatter.of_first(width))
+        """Return the statistics of the first `width` features alone; they are made once."""
+        if width not in self._parts:
+            self._parts[width] = Statistics(self.means[:, :width], self.counts, self.scatter.of_first(width))
+        return self._parts[width]
 
     def without(self, classes: Indices) -> Statistics:
         """Return the statistics with some class rows deleted; the pooled scatter, shared by all, stays."""

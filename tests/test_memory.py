@@ -27,7 +27,7 @@ from edge_cl.errors import EdgeClError, UsageError
 from edge_cl.features import Encoder
 from edge_cl.learner import Learner
 from edge_cl.lora import Adapter
-from edge_cl.memory import LIBRARIES_MB, Footprint, idle_mb, peak_mb
+from edge_cl.memory import LIBRARIES_MB, Footprint, idle_mb, peak_mb, reset_peak
 from edge_cl.preprocess import Preprocess
 from edge_cl.statistics import Statistics
 
@@ -196,3 +196,13 @@ def _learned(pictures: Path, store: Path, *options: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     return report
+
+
+def test_the_peak_begins_anew() -> None:
+    size = 200
+    held = np.ones(size << 20, np.uint8)
+    assert peak_mb() >= size
+    high = peak_mb()
+    del held
+    reset_peak()
+    assert peak_mb() < high - 0.8 * size
