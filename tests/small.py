@@ -25,7 +25,7 @@ from edge_cl.version import Version
 BACKBONE = "test_vit"  # timm: 6 blocks of width 64, patches of 16 px
 IMAGE_SIZE = 32
 LOOKS = 18  # that `picture` can draw
-CONFIG = LearnConfig(epochs=2, batch_size=8, views=1, hold_out=0.25, adapt_pictures=8)
+CONFIG = LearnConfig(epochs=2, batch_size=8, views=1, branch_views=1, hold_out=0.25, adapt_pictures=8)
 MEASURED = {"report.md", "metrics.json"}  # objects that hold seconds and megabytes, which no seed fixes
 
 
