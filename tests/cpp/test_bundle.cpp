@@ -95,14 +95,14 @@ void forge(const std::string& bundle, const std::string& role, void (*change)(Fo
 TEST(Bundle, RefusesForgedExits) {
     const std::pair<void (*)(Forgery&), const char*> bad[] = {
         {[](Forgery& f) { f.header["bias"].swap(f.header["centre"]); }, ": bias has 32 along axis 0, not 6."},
-        {[](Forgery& f) { f.header["weight"]["shape"] = {3, 64}; }, ": weight has 3 along axis 0, not 6."},
+        {[](Forgery& f) { f.header["weight"]["shape"] = {3, 32}; }, ": weight has 3 along axis 0, not 6."},
         {[](Forgery& f) { f.header["bias"]["shape"] = {2, 3}; }, ": bias is missing, or not of 1 dimensions."},
         {[](Forgery& f) { f.header["gain"]["shape"] = {31, 1}; }, ": gain is missing, or not of 1 dimensions."},
         {[](Forgery& f) { f.header["fits"] = f.header["fit"], f.header.erase("fit"); }, ": fit is missing, or not"},
         {[](Forgery& f) { f.header["fit"]["dtype"] = "I32"; }, ": fit is I32, not F32 or F16."},
         {[](Forgery& f) { f.header["fit"]["dtype"] = "F64"; }, " cannot be read. "},
         {[](Forgery& f) { f.set("centre", 1, std::nanf("")); }, ": centre holds values that are not finite."},
-        {[](Forgery& f) { f.set("weight", 0, std::nanf("")); }, ": weight holds values that are not finite."},
+        {[](Forgery& f) { f.set("weight_scale", 0, std::nanf("")); }, ": weight_scale holds values that are not finite."},
         {[](Forgery& f) { f.set("fit", 0, 0); }, ": its temperature or confidence is not positive."},
         {[](Forgery& f) { f.set("fit", 1, std::numeric_limits<float>::infinity()); }, ": fit holds values that are not"},
         {[](Forgery& f) { f.set("fit", 2, std::nanf("")); }, ": fit holds values that are not finite."},

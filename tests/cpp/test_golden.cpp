@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "bundle.hpp"
 #include "golden.hpp"
@@ -49,8 +50,8 @@ TEST(Head, AnswersAsPythonDoes) {
     const test::Golden golden("head");
     const auto scalars = golden.get<float>("scalars");
     Head head;
-    head.discriminant = {golden.get<float>("weight"), golden.get<float>("bias"), golden.get<float>("centre")};
-    head.basis = golden.get<float>("basis");
+    head.discriminant = {{golden.get<float>("weight"), {}, {}}, golden.get<float>("bias"), golden.get<float>("centre")};
+    head.basis.rows = golden.get<float>("basis");
     head.gain = golden.get<float>("gain");
     head.prepare();
     head.variance = scalars[0];
@@ -59,7 +60,7 @@ TEST(Head, AnswersAsPythonDoes) {
     for (const std::int64_t task : golden.get<std::int64_t>("tasks")) head.tasks.push_back(static_cast<std::size_t>(task));
     head.branches.resize(2);
     Branch& branch = head.branches[1];
-    branch.discriminant = {golden.get<float>("own_weight"), golden.get<float>("own_bias"),
+    branch.discriminant = {{golden.get<float>("own_weight"), {}, {}}, golden.get<float>("own_bias"),
                            golden.get<float>("own_centre")};
     for (const std::int64_t c : golden.get<std::int64_t>("columns")) branch.columns.push_back(static_cast<std::size_t>(c));
     branch.share = scalars[2];
@@ -106,9 +107,9 @@ TEST(Exit, AnswersAsPythonDoes) {
     const auto scalars = golden.get<float>("exit_scalars");
     auto exit = std::make_shared<Exit>();
     Head& early = exit->head;
-    early.discriminant = {golden.get<float>("exit_weight"), golden.get<float>("exit_bias"),
+    early.discriminant = {{golden.get<float>("exit_weight"), {}, {}}, golden.get<float>("exit_bias"),
                           golden.get<float>("exit_centre")};
-    early.basis = golden.get<float>("exit_basis");
+    early.basis.rows = golden.get<float>("exit_basis");
     early.gain = golden.get<float>("exit_gain");
     early.prepare();
     early.variance = scalars[0];
@@ -144,6 +145,49 @@ TEST(Kernels, AgreeWithEachOther) {
     }
     for (const std::size_t size : {0UL, 1UL, 7UL, 31UL, 32UL, 33UL, 4608UL, 4611UL})
         EXPECT_EQ(Kernels::portable().dot(a.data(), b.data(), size), Kernels::avx2()->dot(a.data(), b.data(), size));
+}
+
+TEST(Kernels, MultiplyMatricesOfFewBitsAsTheWholeOnes) {
+    constexpr std::size_t kRows = 7;  // four at once, and three
+    for (const std::size_t size : {0UL, 1UL, 7UL, 8UL, 63UL, 64UL, 65UL, 127UL, 200UL, 2304UL, 4611UL}) {
+        std::vector<float> x(size), scales(kRows * groups(size)), whole(kRows * size);
+        std::vector<std::int8_t> codes(kRows * size);
+        for (std::size_t i = 0; i < size; ++i) x[i] = static_cast<float>(i % 17) * 0.37F - 1.7F;
+        for (std::size_t i = 0; i < scales.size(); ++i) scales[i] = 0.001F * static_cast<float>(i % 29 + 1);
+        for (std::size_t i = 0; i < codes.size(); ++i) {
+            codes[i] = static_cast<std::int8_t>(i * 97 + 1);
+            whole[i] = static_cast<float>(codes[i]) * scales[i / size * groups(size) + i % size / kGroup];
+        }
+        for (const Kernels* kernels : {&Kernels::portable(), Kernels::avx2()}) {
+            if (kernels == nullptr) continue;
+            float found[kRows];
+            kernels->code_dots(x.data(), codes.data(), scales.data(), kRows, size, found);
+            for (std::size_t row = 0; row < kRows; ++row) {
+                double wanted = 0, magnitude = 0;
+                for (std::size_t i = 0; i < size; ++i) {
+                    const double term = static_cast<double>(x[i]) * whole[row * size + i];
+                    wanted += term, magnitude += std::fabs(term);
+                }
+                EXPECT_NEAR(found[row], wanted, 1e-6 * magnitude) << size << " " << row;
+            }
+        }
+    }
+}
+
+TEST(Matrix, MultipliesSomeOfItsRows) {
+    std::vector<float> rows(5 * 70), x(70);
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i);
+    Matrix few{{}, std::vector<std::int8_t>(rows.size()), {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}};
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        few.codes[i] = static_cast<std::int8_t>(i % 251);
+        rows[i] = static_cast<float>(few.codes[i]) * few.scales[i / 70 * 2 + i % 70 / kGroup];
+    }
+    for (const Matrix& matrix : {Matrix{rows, {}, {}}, few}) {
+        float found[2];
+        matrix.dots(x.data(), x.size(), 3, 2, found);
+        for (std::size_t row = 0; row < 2; ++row)  // whole numbers: nothing is rounded
+            EXPECT_EQ(found[row], std::inner_product(x.begin(), x.end(), rows.begin() + 70 * (3 + row), 0.0F));
+    }
 }
 
 }  // namespace

@@ -52,7 +52,19 @@ TEST(Safetensors, RefusesValuesThatAreNotFinite) {
     EXPECT_NE(values.error().what.find("not finite"), std::string::npos);
 }
 
-TEST(Safetensors, MakesMatricesOfFewBitsWhole) {
+// The rows of a matrix, found by what it is for: its products with unit vectors.
+std::vector<float> rows_of(const Matrix& matrix, std::size_t count, std::size_t width) {
+    std::vector<float> rows(count * width), unit(width), column(count);
+    for (std::size_t i = 0; i < width; ++i) {
+        unit[i] = 1;
+        matrix.dots(unit.data(), width, 0, count, column.data());
+        unit[i] = 0;
+        for (std::size_t row = 0; row < count; ++row) rows[row * width + i] = column[row];
+    }
+    return rows;
+}
+
+TEST(Safetensors, ReadsMatricesOfFewBits) {
     Bytes bytes = file_of(
         R"({"x":{"dtype":"I8","shape":[2,2],"data_offsets":[0,4]},"x_scale":{"dtype":"F32","shape":[2,1],"data_offsets":[4,12]},)"
         R"("y":{"dtype":"U8","shape":[1,33],"data_offsets":[12,45]},"y_scale":{"dtype":"F32","shape":[1,2],"data_offsets":[45,53]},)"
@@ -69,24 +81,26 @@ TEST(Safetensors, MakesMatricesOfFewBitsWhole) {
     std::memcpy(data + 45, others, sizeof others);
     const Result<Tensors> tensors = Tensors::parse(bytes, "file");
     ASSERT_TRUE(tensors) << tensors.error().what;
-    EXPECT_EQ(tensors->floats("x", {2, 2}).value(), (std::vector<float>{63.5F, -63.5F, 0.0F, -3.0F}));
-    EXPECT_EQ(tensors->floats("x", {Tensors::kAny, 2})->size(), 4U);
-    const Result<std::vector<float>> y = tensors->floats("y", {1, 65});
+    EXPECT_EQ(rows_of(tensors->matrix("x", 2, 2).value(), 2, 2), (std::vector<float>{63.5F, -63.5F, 0.0F, -3.0F}));
+    EXPECT_EQ(tensors->matrix("x", Tensors::kAny, 2)->codes.size(), 4U);
+    EXPECT_EQ(rows_of(tensors->matrix("x_scale", 2, 1).value(), 2, 1), (std::vector<float>{0.5F, 3.0F}));
+    const Result<Matrix> y = tensors->matrix("y", 1, 65);
     ASSERT_TRUE(y) << y.error().what;
     std::vector<float> expected(65);
     expected[0] = -14, expected[1] = 14, expected[64] = 20;
-    EXPECT_EQ(*y, expected);
-    EXPECT_NE(tensors->floats("x", {2, 3}).error().what.find("x has 2 along axis 1, not 3"), std::string::npos);
-    EXPECT_NE(tensors->floats("y", {1, 64}).error().what.find("y has 33 along axis 1, not 32"), std::string::npos);
-    EXPECT_NE(tensors->floats("z", {1, 1}).error().what.find("z_scale is missing"), std::string::npos);
+    EXPECT_EQ(rows_of(*y, 1, 65), expected);
+    EXPECT_NE(tensors->matrix("x", 2, 3).error().what.find("x has 2 along axis 1, not 3"), std::string::npos);
+    EXPECT_NE(tensors->matrix("y", 1, 64).error().what.find("y has 33 along axis 1, not 32"), std::string::npos);
+    EXPECT_NE(tensors->matrix("z", 1, 1).error().what.find("z_scale is missing"), std::string::npos);
     EXPECT_FALSE(tensors->floats("w", {1}));
-    EXPECT_FALSE(tensors->floats("x", {2, Tensors::kAny}));
+    EXPECT_FALSE(tensors->matrix("w", 1, 1));
+    EXPECT_FALSE(tensors->floats("x", {2, 2}));
 
     const float infinite = std::numeric_limits<float>::infinity(), large = std::numeric_limits<float>::max();
     for (const float bad : {infinite, large}) {
         std::memcpy(data + 8, &bad, sizeof bad);
         data[3] = 2;
-        const Result<std::vector<float>> x = Tensors::parse(bytes, "file")->floats("x", {2, 2});
+        const Result<Matrix> x = Tensors::parse(bytes, "file")->matrix("x", 2, 2);
         ASSERT_FALSE(x);
         EXPECT_NE(x.error().what.find("not finite"), std::string::npos);
     }

@@ -162,13 +162,17 @@ Result<std::map<std::string, std::vector<float>>> Bundle::merged_projections() c
 
 Result<Head> Bundle::bare_head(const std::string& role, std::uint64_t features, const Tensors& tensors) const {
     const std::uint64_t count = manifest_.classes.size(), rank = tensors.size("basis", 0);
+    Result<Matrix> weight = tensors.matrix("weight", count, features);
+    if (!weight) return advise(weight.error());
+    Result<Matrix> basis = tensors.matrix("basis", rank, features);
+    if (!basis) return advise(basis.error());
     Head head;
+    head.discriminant.weight = std::move(*weight);
+    head.basis = std::move(*basis);
     std::vector<float> variance;
     const std::vector<std::pair<const char*, std::pair<std::vector<std::uint64_t>, std::vector<float>*>>> wanted{
-        {"weight", {{count, features}, &head.discriminant.weight}},
         {"bias", {{count}, &head.discriminant.bias}},
         {"centre", {{features}, &head.discriminant.centre}},
-        {"basis", {{rank, features}, &head.basis}},
         {"gain", {{rank}, &head.gain}},
         {"variance", {{1}, &variance}},
     };
@@ -236,11 +240,13 @@ Result<Branch> Bundle::branch(std::int64_t task) const {
     Result<Tensors> tensors = this->tensors(role);
     if (!tensors) return tensors.error();
     const std::uint64_t features = manifest_.shape.features(), count = columns.size();
+    Result<Matrix> weight = tensors->matrix("weight", count, features);
+    if (!weight) return advise(weight.error());
     Branch branch;
     branch.task = task;
+    branch.discriminant.weight = std::move(*weight);
     std::vector<float> prototypes, share;
     const std::vector<std::pair<const char*, std::pair<std::vector<std::uint64_t>, std::vector<float>*>>> wanted{
-        {"weight", {{count, features}, &branch.discriminant.weight}},
         {"bias", {{count}, &branch.discriminant.bias}},
         {"centre", {{features}, &branch.discriminant.centre}},
         {"prototypes", {{count, manifest_.shape.width}, &prototypes}},

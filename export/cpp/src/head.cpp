@@ -20,7 +20,7 @@ void Discriminant::scores(const float* prefix, std::size_t prefix_size, const fl
     const std::size_t size = centre.size();
     for (std::size_t i = 0; i < prefix_size; ++i) offset[i] = prefix[i] - centre[i];
     for (std::size_t i = prefix_size; i < size; ++i) offset[i] = suffix[i - prefix_size] - centre[i];
-    Kernels::best().dots(offset, weight.data(), bias.size(), size, out);
+    weight.dots(offset, size, 0, bias.size(), out);
     for (std::size_t c = 0; c < bias.size(); ++c) out[c] += bias[c];
 }
 
@@ -34,11 +34,11 @@ void Head::prepare() {
 float Head::largest(const float* values) const { return *std::max_element(values, values + classes()); }
 
 float Head::distance(const float* offset, float score) const {
-    const Kernels& kernels = Kernels::best();
     const std::size_t size = features();
-    float square = kernels.dot(offset, offset, size);
+    float square = Kernels::best().dot(offset, offset, size);
     for (std::size_t k = 0; k < gain.size(); ++k) {
-        const float along = kernels.dot(offset, basis.data() + k * size, size);
+        float along = 0;
+        basis.dots(offset, size, k, 1, &along);
         square += along * along * gain[k];
     }
     return square / variance - 2 * score;
@@ -47,16 +47,15 @@ float Head::distance(const float* offset, float score) const {
 bool Head::is_unknown(const float* offset, float score) const {
     if (!std::isfinite(threshold)) return false;
     constexpr std::size_t kRows = 4;  // that are taken at once
-    const Kernels& kernels = Kernels::best();
     const std::size_t size = features();
     const float nearest = 2 * score;
-    float square = kernels.dot(offset, offset, size);
+    float square = Kernels::best().dot(offset, offset, size);
     for (std::size_t k = 0; k < gain.size(); k += kRows) {
         // The rows to come only make it smaller: their gains are negative.
         if (square / variance - nearest <= threshold && highest_[k] <= 0) return false;
         float along[kRows];
         const std::size_t count = std::min(kRows, gain.size() - k);
-        kernels.dots(offset, basis.data() + k * size, count, size, along);
+        basis.dots(offset, size, k, count, along);
         for (std::size_t j = 0; j < count; ++j) square += along[j] * along[j] * gain[k + j];
     }
     return square / variance - nearest > threshold;

@@ -7,11 +7,13 @@
 #include <string>
 #include <vector>
 
+#include "matrix.hpp"
+
 namespace edge_cl {
 
 /// Linear discriminant: score_c = weight_c . (x - centre) + bias_c.
 struct Discriminant {
-    std::vector<float> weight;  ///< (C, F)
+    Matrix weight;              ///< (C, F)
     std::vector<float> bias;    ///< (C,)
     std::vector<float> centre;  ///< (F,)
 
@@ -37,7 +39,7 @@ struct Exit;
 /// Scores, routing and the unknown test over all classes known.
 struct Head {
     Discriminant discriminant;      ///< of the base branch
-    std::vector<float> basis;       ///< (K, F), orthonormal rows of the precision, but for rounding
+    Matrix basis;                   ///< (K, F), orthonormal rows of the precision, but for rounding
     std::vector<float> gain;        ///< (K,), relative change of the precision along each
     float variance = 1;             ///< of the precision's isotropic part
     float temperature = 1;

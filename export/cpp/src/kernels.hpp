@@ -16,6 +16,10 @@ struct TapTable {
 };
 
 constexpr std::size_t kBlockRows = 8;  ///< that are resampled across at once
+constexpr std::size_t kGroup = 64;     ///< codes of a row that share a scale; the last of a row may be fewer
+
+/// How many scales a row has; static, for the linker's sake too.
+static inline constexpr std::size_t groups(std::size_t size) { return size / kGroup + (size % kGroup != 0 ? 1 : 0); }
 
 struct Kernels {
     /// Resample `kBlockRows` rows of pixels of three bytes, the first of which is pixel `first`; the new rows have no gaps,
@@ -28,6 +32,9 @@ struct Kernels {
     float (*dot)(const float* a, const float* b, std::size_t size);
     /// Write the inner products of a vector with `count` rows of a matrix.
     void (*dots)(const float* x, const float* rows, std::size_t count, std::size_t size, float* out);
+    /// The same of a matrix of few bits, as `Matrix` holds it.
+    void (*code_dots)(const float* x, const std::int8_t* codes, const float* scales, std::size_t count,
+                      std::size_t size, float* out);
     /// Add a multiple of a vector to another.
     void (*add_scaled)(float factor, const float* row, std::size_t size, float* sum);
 

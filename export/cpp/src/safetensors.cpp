@@ -8,6 +8,7 @@
 
 #include "half.hpp"
 #include "json_text.hpp"
+#include "kernels.hpp"
 
 namespace edge_cl {
 namespace {
@@ -16,7 +17,6 @@ using Json = nlohmann::json;
 
 constexpr std::uint64_t kMostHeader = 16U << 20;
 constexpr std::uint64_t kMostElements = std::uint64_t{1} << 40;
-constexpr std::uint64_t kGroup = 64;  // numbers of a row that share a scale
 
 Error damaged(const std::string& why) { return {Code::bad_bundle, "It is no safetensors file: " + why + ".", ""}; }
 
@@ -89,10 +89,8 @@ Result<const TensorPlace*> find(const TensorPlaces& places, const std::string& f
     return &found->second;
 }
 
-Result<std::vector<float>> finite(std::vector<float> values, const std::string& title) {
-    if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }))
-        return Error{Code::bad_bundle, title + " holds values that are not finite.", ""};
-    return values;
+Error not_finite(const std::string& title) {
+    return {Code::bad_bundle, title + " holds values that are not finite.", ""};
 }
 
 // Return the elements of a tensor whose bytes are at hand.
@@ -108,7 +106,8 @@ Result<std::vector<float>> decode(const std::uint8_t* bytes, const TensorPlace& 
     } else {
         return Error{Code::bad_bundle, title + " is " + place.dtype + ", not F32 or F16.", ""};
     }
-    return finite(std::move(values), title);
+    if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); })) return not_finite(title);
+    return values;
 }
 
 }  // namespace
@@ -152,35 +151,37 @@ std::uint64_t Tensors::size(std::string_view name, std::size_t axis) const {
 }
 
 Result<std::vector<float>> Tensors::floats(std::string_view name, const std::vector<std::uint64_t>& shape) const {
-    const auto held = places_.find(name);
-    if (held != places_.end() && shape.size() == 2 && shape[1] != kAny &&
-        (held->second.dtype == "I8" || held->second.dtype == "U8"))
-        return of_few_bits(name, shape[0], shape[1], held->second.dtype == "U8");
     Result<const TensorPlace*> place = find(places_, name_, name, shape);
     if (!place) return place.error();
     return decode(data_.data() + (*place)->offset, **place, name_ + ": " + std::string(name));
 }
 
-Result<std::vector<float>> Tensors::of_few_bits(std::string_view name, std::uint64_t rows, std::uint64_t width,
-                                                bool in_pairs) const {
-    const std::uint64_t columns = in_pairs ? width / 2 + width % 2 : width, groups = (width + kGroup - 1) / kGroup;
+Result<Matrix> Tensors::matrix(std::string_view name, std::uint64_t rows, std::uint64_t width) const {
+    const auto held = places_.find(name);
+    const std::string dtype = held == places_.end() ? "" : held->second.dtype;
+    const bool in_pairs = dtype == "U8";
+    if (!in_pairs && dtype != "I8") {
+        Result<std::vector<float>> values = floats(name, {rows, width});
+        if (!values) return values.error();
+        return Matrix{std::move(*values), {}, {}};
+    }
+    const std::uint64_t columns = in_pairs ? width / 2 + width % 2 : width;
     Result<const TensorPlace*> place = find(places_, name_, name, {rows, columns});
     if (!place) return place.error();
     rows = (*place)->shape[0];
-    const std::string scale = std::string(name) + "_scale";
-    Result<const TensorPlace*> scale_place = find(places_, name_, scale, {rows, groups});
-    if (!scale_place) return scale_place.error();
-    Result<std::vector<float>> scales = decode(data_.data() + (*scale_place)->offset, **scale_place, name_ + ": " + scale);
+    Result<std::vector<float>> scales = floats(std::string(name) + "_scale", {rows, groups(width)});
     if (!scales) return scales.error();
     const std::uint8_t* const bytes = data_.data() + (*place)->offset;
-    std::vector<float> values(static_cast<std::size_t>(rows * width));
-    for (std::size_t row = 0; row < rows; ++row)
-        for (std::size_t i = 0; i < width; ++i) {
+    Matrix matrix{{}, std::vector<std::int8_t>(static_cast<std::size_t>(rows * width)), std::move(*scales)};
+    for (std::size_t row = 0, at = 0; at < matrix.codes.size(); ++row)
+        for (std::size_t i = 0; i < width; ++i, ++at) {
             const std::uint8_t byte = bytes[row * columns + (in_pairs ? i / 2 : i)];
             const int code = in_pairs ? (i % 2 ? byte >> 4 : byte & 15) - 8 : static_cast<std::int8_t>(byte);
-            values[row * width + i] = static_cast<float>(code) * (*scales)[row * groups + i / kGroup];
+            if (!std::isfinite(static_cast<float>(code) * matrix.scales[row * groups(width) + i / kGroup]))
+                return not_finite(name_ + ": " + std::string(name));
+            matrix.codes[at] = static_cast<std::int8_t>(code);
         }
-    return finite(std::move(values), name_ + ": " + std::string(name));
+    return matrix;
 }
 
 Result<std::vector<std::int64_t>> Tensors::integers(std::string_view name, std::uint64_t count) const {

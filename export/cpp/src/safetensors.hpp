@@ -9,6 +9,7 @@
 
 #include "edge_cl/result.hpp"
 #include "file.hpp"
+#include "matrix.hpp"
 
 namespace edge_cl {
 
@@ -40,8 +41,11 @@ public:
     std::uint64_t size(std::string_view name, std::size_t axis) const;
 
     /// Return a tensor's elements in single precision; the shape must be as given (kAny: any size), the values finite.
-    /// Matrices of few bits are made whole (see `edge_cl/rounding.py`): I8, or two numbers of four bits in a U8.
     Result<std::vector<float>> floats(std::string_view name, const std::vector<std::uint64_t>& shape) const;
+
+    /// Return a matrix of so many rows (kAny: any number) of finite numbers, as `floats` or of few bits: I8, or two
+    /// numbers of four bits in a U8.
+    Result<Matrix> matrix(std::string_view name, std::uint64_t rows, std::uint64_t width) const;
 
     /// Return the elements of a vector of 64-bit integers.
     Result<std::vector<std::int64_t>> integers(std::string_view name, std::uint64_t count) const;
@@ -49,9 +53,6 @@ public:
     static constexpr std::uint64_t kAny = ~std::uint64_t{0};
 
 private:
-    Result<std::vector<float>> of_few_bits(std::string_view name, std::uint64_t rows, std::uint64_t width,
-                                           bool in_pairs) const;
-
     Bytes data_;
     TensorPlaces places_;
     std::string name_;
