@@ -73,7 +73,7 @@ class Setting:
     def features(self) -> dict[str, tuple[Array, Indices]]:
         """Features of the frozen backbone of every picture, {part: (n, F) and class number by order of teaching}."""
         names = self.stream.known(len(self.stream.tasks))
-        result: dict[str, tuple[Array, Indices]] = {}
+        result = {}
         for part in ("train", self.part):
             folder = self.pictures(part, names)
             rows, labels = [], [names.index(p.label) for p in folder.pictures]

@@ -291,7 +291,7 @@ class Learner:
         if export is not None:
             try:
                 progress("export", 0, 1)  # half a minute where the graphs are still to be made
-                exported = self._exported(_snapshot(version, model, encoder), export)
+                exported = _exported(_snapshot(version, model, encoder), export, None, None, None, lambda text: None)
                 progress("export", 1, 1)
             except EdgeClError as error:
                 kept = f"The classes are learned: version {number} of {self.store.path} is in force."
@@ -329,24 +329,7 @@ class Learner:
             EngineError: TensorRT is missing, or an engine cannot be made.
             EdgeClError: nothing has been learned yet.
         """
-        return self._exported(self.snapshot(), out, layout=layout, format=format, precision=precision, say=say)
-
-    def _exported(
-        self,
-        snapshot: Snapshot,
-        out: str | Path,
-        *,
-        layout: str | None = None,
-        format: str | None = None,
-        precision: str | None = None,
-        say: Callable[[str], None] = lambda text: None,
-    ) -> dict[str, Any]:
-        from edge_cl.export.formats import FORMATS, format_of
-
-        format = format or format_of(Path(out))
-        if format not in FORMATS:
-            raise UsageError(f"Unknown format {format!r}.", mend=did_you_mean(format, list(FORMATS)))
-        return FORMATS[format](snapshot, Path(out), layout, precision, say)
+        return _exported(self.snapshot(), out, format, layout, precision, say)
 
     def snapshot(self) -> Snapshot:
         """Return the version in force as it is exported.
@@ -511,3 +494,20 @@ def _snapshot(version: Version, model: Model, encoder: Encoder) -> Snapshot:
     from edge_cl.export.exporter import Snapshot
 
     return Snapshot(model, encoder.backbone, version.objects["backbone"].sha256, version.number)
+
+
+def _exported(
+    snapshot: Snapshot,
+    out: str | Path,
+    format: str | None,
+    layout: str | None,
+    precision: str | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Write a version that has been loaded, or just made; see `Learner.export`."""
+    from edge_cl.export.formats import FORMATS, format_of
+
+    format = format or format_of(Path(out))
+    if format not in FORMATS:
+        raise UsageError(f"Unknown format {format!r}.", mend=did_you_mean(format, list(FORMATS)))
+    return FORMATS[format](snapshot, Path(out), layout, precision, say)
