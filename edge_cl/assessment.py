@@ -1,7 +1,7 @@
 """What a model is worth, measured on the hold-out features that stayed behind: accuracy, temperature, threshold.
 
-Each probe helped to make its class mean (not the covariance), so before it is scored it is taken out of that mean
-again, which has a closed form: the answer is the one the model would give had it never seen the picture.
+Each probe helped to make its class mean and the covariance, so before it is scored it is taken out of both again,
+which has a closed form: the answer is the one the model would give had it never seen the picture.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ KNOWN_QUANTILE = 0.99  # share of known pictures that the unknown threshold lets
 LEAST_KNOWN = 0.95  # share that it lets pass at least, whatever negatives say
 EXIT_QUANTILE = 0.95  # share of known pictures that the exit's threshold lets pass: beyond it they only go on
 NEGATIVE_QUANTILE = 0.01  # share of negatives that may pass the exit's
+BLIND_CONFIDENCE = 0.99  # of the class means in themselves, on average, where no picture was held out
 ALIKE = 2.0  # log-odds that tell two class means apart, below which the classes are named as look-alikes
 EXIT_CONFIDENCES = (0.95, 0.98, 0.99)  # tried for the exit, ...
 EXIT_AGREEMENT = 0.99  # ... whose answers that stand have to be the whole model's so often
@@ -69,7 +70,10 @@ def calibrated(model: Model) -> Model:
     """Return the model with temperature and unknown threshold fitted to its probes; it has no exit yet."""
     model = replace(model, unknown_rank=UNKNOWN_RANK, rounded=True, exit=None)
     if not model.probes:
-        return replace(model, temperature=1.0, threshold=float("inf"))
+        temperature = 1.0
+        if model.classes:
+            temperature = blind_temperature(model.head().discriminant.scores(model.statistics.means))
+        return replace(model, temperature=temperature, threshold=float("inf"))
     scored = _score(model, model.head(), model.statistics)
     temperature = cautious_temperature(scored.scores, scored.targets)
     threshold = _unknown_threshold(scored.distances, _negative_distances(model, model.head()))
@@ -180,6 +184,20 @@ def cautious_temperature(scores: Array, targets: Indices) -> float:
     return float(max(t for t in TEMPERATURES if t == best or (t > best and stands(t))))
 
 
+def blind_temperature(scores: Array) -> float:
+    """Return the temperature where no picture was held out: at most `BLIND_CONFIDENCE` in the class means themselves.
+
+    No picture lies as near to a class as its mean does, so pictures get less. Without it every answer would be
+    certain, as the spread within a class is hardly known.
+
+    Args:
+        scores: of the class means, (C, C).
+    """
+    tried = np.geomspace(1, 1e6, 200)
+    sure = (float(np.diag(softmax(scores / np.float32(t))).mean()) > BLIND_CONFIDENCE for t in tried)
+    return float(next((t for t, above in zip(tried, sure, strict=True) if not above), 1.0))
+
+
 def fit_temperature(scores: Array, targets: Indices, *, start: float | None = None) -> float:
     """Return the temperature with the least negative log-likelihood.
 
@@ -247,14 +265,19 @@ def _score(model: Model, head: Head, statistics: Statistics) -> _Scored:
     targets = head.columns(np.concatenate([p.classes for p in probes.values()]))
     tasks = np.concatenate([np.full(len(p.classes), t) for t, p in probes.items()])
     counts = statistics.counts[targets].astype(np.float32)[:, None]
-    means = statistics.means[targets]
+    means, centre = statistics.means[targets], head.discriminant.centre
     own = np.where(counts > 1, (counts * means - features) / np.maximum(counts - 1, 1), means)
-    offsets = own - head.discriminant.centre
-    weights = precision_of(statistics, shrinkage=model.config.shrinkage).apply(offsets)
-    x = features - head.discriminant.centre
-    scores = head.discriminant.scores(features)
-    scores[np.arange(len(targets)), targets] = (x * weights).sum(1) - 0.5 * (offsets * weights).sum(1)
-    return _Scored(tasks, targets, scores, head.distance(features, scores))
+    pooled = np.concatenate([p.pooled for p in probes.values()])[:, None]
+    brought = pooled * np.sqrt((counts - 1) / counts) * (features - own)
+    share = (1 - model.config.shrinkage) / max(statistics.scatter.count, 1)
+    # It is taken out whole, with what the scatter no longer tells from the isotropic rest. That makes a probe harder
+    # than another picture of its series, and a better guide to those of other series (docs/accuracy.md).
+    exact, x, offsets = precision_of(statistics, shrinkage=model.config.shrinkage), features - centre, own - centre
+    out = exact.left_out(brought, share)
+    scores = head.discriminant.scores(features) + out.scores(x, statistics.means - centre)
+    weights = exact.apply(offsets) + (out.gain * (offsets * out.direction).sum(1))[:, None] * out.direction
+    scores[np.arange(len(targets)), targets] = ((x - 0.5 * offsets) * weights).sum(1)
+    return _Scored(tasks, targets, scores, head.distance(features, scores) + out.square(x))
 
 
 def _answers(model: Model, head: Head, scored: _Scored) -> Indices:
@@ -274,11 +297,14 @@ def _answers(model: Model, head: Head, scored: _Scored) -> Indices:
 
 
 def weigh_branch(model: Model, branch: Branch, task: int, share: float) -> float:
-    """Return a branch's share in the answer: `share`, or 0 where it would cost accuracy on its own hold-out."""
+    """Return a branch's share in the answer: `share`, or 0 where its own hold-out wins nothing by it.
+
+    Asking a branch takes half a pass through the backbone.
+    """
     if task not in model.probes or share == 0 or len(branch.classes) < 2:
         return 0.0
     scored: list[float] = []
     for weight in (0.0, share):
         trial = replace(model, branches={**model.branches, task: replace(branch, weight=weight)})
         scored.append(assess(trial).per_task.get(task, 0.0))
-    return share if scored[1] >= scored[0] else 0.0
+    return share if scored[1] > scored[0] else 0.0

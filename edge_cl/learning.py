@@ -26,6 +26,7 @@ from edge_cl.pictures import Picture
 from edge_cl.plan import Plan, adapts, make_plan, shapes_base, work_of
 from edge_cl.statistics import Indices, Statistics
 from edge_cl.tokens import TokenCache
+from edge_cl.training import reduces_precision
 
 NEGATIVES = 200  # pictures of nothing known whose features are kept
 
@@ -221,7 +222,8 @@ def _with_pictures(
     config, stage, epochs = model.config, steps.stopwatch.stage, 0
     views = steps.budget.fit_views(steps.work, config.views) if steps.budget and job is None else config.views
     branches = job is not None or task in model.adapters
-    encode = ViewEncoder(encoder, steps.checkpoint, steps.cache, steps.progress)
+    reduced = reduces_precision(config, encoder.device)
+    encode = ViewEncoder(encoder, steps.checkpoint, steps.cache, steps.progress, reduced)
     with stage("prefix" if job else "head"):
         seen = encode.base(f"train-{task}", train, views, keep_tokens=branches and task not in model.branches)
         seen_held = encode.base(f"held-{task}", held, 0, keep_tokens=branches)
@@ -279,12 +281,11 @@ def _with_statistics(model: Model, task: int, train: _Shown, held: _Shown) -> Mo
         classes = tuple(replace(c, pictures=c.pictures + more.count(c.name)) for c in model.classes)
         model = replace(model, classes=classes)
     statistics = model.statistics.add(train.base.features, train.columns(model), rank=config.covariance_rank)
-    statistics = statistics.add_to_means(held.base.features[0], held.columns(model))
+    statistics = statistics.add(held.base.features, held.columns(model), rank=config.covariance_rank)
     model = replace(model, statistics=statistics)
     branch = model.branches.get(task) or _new_branch(model, train)
-    kept = Probes(
-        held.base.features[0].astype(np.float16), held.classes(model), branch.discriminant.scores(held.own.features[0])
-    )
+    features, own = held.base.features[0].astype(np.float16), branch.discriminant.scores(held.own.features[0])
+    kept = Probes(features, held.classes(model), own, np.ones(len(features), bool))
     earlier = model.probes.get(task)
     kept = kept.limited(config.probes) if earlier is None else earlier.joined(kept, config.probes)
     probes = {**model.probes, task: kept} if len(kept.classes) else model.probes

@@ -113,7 +113,8 @@ class Footprint:
         return branches * rows * (self.features + self.width) * FLOAT
 
     def _statistics_b(self, config: LearnConfig) -> float:
-        count, at_once, rank = self.work.train * (1 + config.views), rows_at_once(self.features), config.covariance_rank
+        count = self.work.train * (1 + config.views) + self.work.hold_out
+        at_once, rank = rows_at_once(self.features), config.covariance_rank
         pooled, kept = fold_rows(self.directions, count, at_once, rank)
         own, _ = fold_rows(0, count, at_once, rank)  # of the task's branch, on top of the model's
         gram = min(max(self.directions, kept), rank) + min(count, at_once)

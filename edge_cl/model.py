@@ -43,15 +43,17 @@ class Probes:
         features: in the base branch, (P, F), half precision.
         classes: permanent class ids, (P,).
         scores: by the task's own branch over its classes, (P, C_t).
+        pooled: whether each is in the pooled scatter too, and not in its class mean alone, (P,).
     """
 
     features: npt.NDArray[np.float16]
     classes: Indices
     scores: Array
+    pooled: npt.NDArray[np.bool_]
 
     def select(self, rows: npt.NDArray[np.bool_], columns: npt.NDArray[np.bool_]) -> Probes:
         """Return some probes and some classes' scores."""
-        return Probes(self.features[rows], self.classes[rows], self.scores[rows][:, columns])
+        return Probes(self.features[rows], self.classes[rows], self.scores[rows][:, columns], self.pooled[rows])
 
     def limited(self, most: int) -> Probes:
         """Return at most so many probes a class, the earlier first."""
@@ -264,7 +266,7 @@ class Model:
             base=base,
             adapters={t: a.requires_grad_(False) for t, a in adapters.items()},
             branches={t: Branch.from_numpy(b) for t in tasks if (b := read(t, "branch"))},
-            probes={t: Probes(**p) for t in tasks if (p := read(t, "probes"))},
+            probes={t: _probes(p) for t in tasks if (p := read(t, "probes"))},
             negatives=_negatives(store, version),
             history=tuple({int(t): a for t, a in row.items()} for row in state["history"]),
             next_class=state["next_class"],
@@ -275,6 +277,11 @@ class Model:
             rounded=state.get("rounded", False),  # likewise: their matrices had all their digits
             exit=ExitFit(**state["exit"]) if state.get("exit") else None,
         )
+
+
+def _probes(tensors: Mapping[str, Any]) -> Probes:
+    """Rebuild probes; those of earlier commits do not say whether they are pooled: they were not."""
+    return Probes(**{"pooled": np.zeros(len(tensors["classes"]), bool), **tensors})
 
 
 def _negatives(store: Store, version: Version) -> npt.NDArray[np.float16]:

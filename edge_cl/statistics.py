@@ -17,6 +17,7 @@ Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 ROWS_AT_ONCE, ROWS_BYTES = 256, 32 << 20  # feature rows that are folded into a scatter at once: at most so many
+MOST_HELD = 0.9  # share of its spread along itself that a single picture is taken to bring into a covariance, at most
 
 
 def rows_at_once(width: int) -> int:
@@ -76,7 +77,7 @@ class Scatter:
         part = Scatter.empty(width)._add_rows([rows], len(rows)) if len(rows) else Scatter.empty(width)
         return Scatter(part.basis, part.energy, part.rest + self.rest * width / self.basis.shape[1], self.count)
 
-    def add(self, deviations: Iterable[Array], *, count: int, rank: int = 512) -> Scatter:
+    def add(self, deviations: Iterable[Array], *, count: int, rank: int = 1024) -> Scatter:
         """Return the scatter with further rows of deviations from their class means.
 
         Args:
@@ -151,6 +152,17 @@ class Precision:
         norm: Array = ((rows**2).sum(1) + along) / np.float32(self.variance)
         return norm
 
+    def left_out(self, deviations: Array, share: float) -> LeftOut:
+        """Return what the precision gains once a picture is taken out of the covariance, for each of n pictures.
+
+        Args:
+            deviations: what each brought into the scatter, (n, F).
+            share: of the scatter in the covariance.
+        """
+        direction = self.apply(deviations)
+        held = np.minimum(share * (deviations * direction).sum(1), MOST_HELD)
+        return LeftOut(direction, np.float32(share) / (1 - held))
+
     def strongest(self, rank: int | None) -> Precision:
         """Return the precision along at most `rank` directions of largest spread (None: all), the others isotropic.
 
@@ -160,6 +172,38 @@ class Precision:
             return self
         kept = np.argsort(self.gain, kind="stable")[:rank]
         return Precision(self.basis[kept], self.gain[kept], self.variance)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a precision P gains without one picture or another: `gain (P d)(P d)^T` (Sherman and Morrison, 1950).
+
+    Attributes:
+        direction: P d of each picture, (n, F).
+        gain: (n,).
+    """
+
+    direction: Array
+    gain: Array
+
+    def square(self, rows: Array) -> Array:
+        """Return what the squared Mahalanobis norm of each picture's row gains, (n, F) to (n,)."""
+        result: Array = self.gain * (rows * self.direction).sum(1) ** 2
+        return result
+
+    def scores(self, rows: Array, means: Array) -> Array:
+        """Return what the discriminants `x . P m - m . P m / 2` gain.
+
+        Args:
+            rows: x, each picture's own, (n, F).
+            means: m, the same for all pictures, (C, F).
+
+        Returns:
+            (n, C).
+        """
+        x, m = (rows * self.direction).sum(1, keepdims=True), self.direction @ means.T
+        result: Array = self.gain[:, None] * (x - m / 2) * m
+        return result
 
 
 @dataclass(frozen=True)
@@ -185,7 +229,7 @@ class Statistics:
     def __len__(self) -> int:
         return len(self.means)
 
-    def add(self, features: Array, labels: Indices, *, rank: int = 512) -> Statistics:
+    def add(self, features: Array, labels: Indices, *, rank: int = 1024) -> Statistics:
         """Return the statistics with further pictures, exactly as if all had been seen at once (while rank <= K).
 
         Args:
@@ -212,15 +256,6 @@ class Statistics:
 
         scatter = self.scatter.add(deviations(), count=len(labels), rank=rank)
         return Statistics(means, counts, scatter)
-
-    def add_to_means(self, features: Array, labels: Indices) -> Statistics:
-        """Return the statistics with further pictures of known classes in the means, but not in the scatter."""
-        means, counts = self.means.copy(), self.counts.copy()
-        for c in np.unique(labels):
-            rows = features[labels == c]
-            counts[c] += len(rows)
-            means[c] += (rows - means[c]).sum(0) / counts[c]
-        return Statistics(means, counts, self.scatter)
 
     def of_first(self, width: int) -> Statistics:
         """Return the statistics of the first `width` features alone; they are made once."""

@@ -9,6 +9,7 @@ import pytest
 
 from edge_cl.architecture import BackboneSpec
 from edge_cl.assessment import (
+    BLIND_CONFIDENCE,
     EXIT_CONFIDENCES,
     FEWEST_PROBES,
     SHRINKAGES,
@@ -16,6 +17,7 @@ from edge_cl.assessment import (
     Assessment,
     _unknown_threshold,
     assess,
+    blind_temperature,
     calibrated,
     cautious_temperature,
     fit_temperature,
@@ -25,7 +27,7 @@ from edge_cl.assessment import (
     with_exit,
 )
 from edge_cl.config import LearnConfig
-from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, Exit, Head, softmax
+from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, Exit, Head, precision_of, softmax
 from edge_cl.model import ExitFit, KnownClass, Model, Probes
 from edge_cl.preprocess import Preprocess
 from edge_cl.statistics import Array, Indices, Precision, Statistics
@@ -61,14 +63,14 @@ def branch(task: int, weight: float = 0.0) -> Branch:
 
 
 def model(train: tuple[Array, Indices], held: tuple[Array, Indices], scores: Array | None = None) -> Model:
-    """Return a model of two tasks whose hold-out pictures joined the means alone, as in a learn."""
-    statistics = Statistics.empty(WIDTH).add(*train).add_to_means(*held)
+    """Return a model of two tasks whose hold-out pictures joined means and scatter, as in a learn."""
+    statistics = Statistics.empty(WIDTH).add(*train).add(*held)
     probes = {}
     for task in (0, 1):
         rows = TASKS[held[1]] == task
         if rows.any():
             own = np.zeros((int(rows.sum()), 2), np.float32) if scores is None else scores[rows]
-            probes[task] = Probes(held[0][rows].astype(np.float16), IDS[held[1][rows]], own)
+            probes[task] = Probes(held[0][rows].astype(np.float16), IDS[held[1][rows]], own, np.ones(len(own), bool))
     classes = tuple(KnownClass(int(i), f"class {i}", int(t), 9) for i, t in zip(IDS, TASKS, strict=True))
     return Model(
         SPEC,
@@ -84,25 +86,44 @@ def model(train: tuple[Array, Indices], held: tuple[Array, Indices], scores: Arr
 def distances_without(
     train: tuple[Array, Indices], held: tuple[Array, Indices], probe: int, shrinkage: float = 0.2
 ) -> np.ndarray:
-    """Return a probe's squared distances to the means of all classes made without it, in double precision."""
+    """Return a probe's squared distances to the means of all classes made without it, in double precision.
+
+    The covariance is without it too; the number that its sum is divided by, and its isotropic part, are not.
+    """
     everything = np.concatenate([train[0], held[0]]).astype(np.float64)
     labels = np.concatenate([train[1], held[1]])
     means = np.stack([everything[labels == c].mean(0) for c in range(4)])
-    prior = PRIOR_SPREAD * (means**2).sum(1).mean() / ((len(train[0]) + 1) * WIDTH)
+    prior = PRIOR_SPREAD * (means**2).sum(1).mean() / ((len(labels) + 1) * WIDTH)
+    deviations = everything - means[labels]
+    isotropic = shrinkage * (deviations**2).sum() / len(labels) / WIDTH + prior
     left = np.arange(len(labels)) != len(train[0]) + probe
     own = held[1][probe]
     if (left & (labels == own)).any():
         means[own] = everything[left & (labels == own)].mean(0)
-    deviations = train[0].astype(np.float64)
-    for c in range(4):
-        if (train[1] == c).any():
-            deviations[train[1] == c] -= deviations[train[1] == c].mean(0)
-    covariance = deviations.T @ deviations / len(train[0])
-    isotropic = shrinkage * np.trace(covariance) / WIDTH + prior
+    deviations = (everything - means[labels])[left]
+    covariance = deviations.T @ deviations / len(labels)
     shrunk = (1 - shrinkage) * covariance + isotropic * np.eye(WIDTH)
     offsets = held[0][probe] - means
     result: np.ndarray = np.einsum("cf,fg,cg->c", offsets, np.linalg.inv(shrunk), offsets)
     return result
+
+
+def test_probes_of_earlier_releases_were_in_the_means_alone() -> None:
+    """They are taken out of nothing else."""
+    train, held = pictures(20), pictures(3, seed=1)
+    whole = model(train, held)
+    means, counts = whole.statistics.means, whole.statistics.counts
+    statistics = Statistics(means, counts, Statistics.empty(WIDTH).add(*train).scatter)
+    probes = {t: replace(p, pooled=np.zeros(len(p.pooled), bool)) for t, p in whole.probes.items()}
+    unpooled = calibrated(replace(whole, statistics=statistics, probes=probes))
+    precision = precision_of(statistics, shrinkage=0.2)
+    distances = []
+    for x, c in zip(*held, strict=True):
+        others = means.copy()
+        others[c] = (counts[c] * means[c] - x) / (counts[c] - 1)
+        distances.append(precision.square(x - others).min())
+    assert unpooled.threshold == pytest.approx(np.quantile(distances, 0.99), rel=1e-3)
+    assert unpooled.threshold < calibrated(replace(unpooled, probes=whole.probes)).threshold
 
 
 @pytest.mark.parametrize("each", [1, 3, 20])
@@ -143,10 +164,8 @@ def test_threshold_is_fitted_to_the_distance_of_the_head(monkeypatch: pytest.Mon
     found = calibrated(whole)
     assert (exact.unknown_rank, found.unknown_rank) == (None, 2)
     assert (found.head().precision.basis.shape, found.temperature) == ((2, WIDTH), exact.temperature)
-    features = np.concatenate([p.features for p in whole.probes.values()]).astype(np.float32)
-    more = found.head().distance(features) - exact.head().distance(features)
-    order = np.concatenate([np.flatnonzero(TASKS[held[1]] == task) for task in (0, 1)])
-    references = [distances_without(train, held, probe).min() for probe in order]
+    more = found.head().distance(held[0]) - exact.head().distance(held[0])
+    references = [distances_without(train, held, probe).min() for probe in range(len(held[0]))]
     assert more.min() > 0
     assert found.threshold == pytest.approx(np.quantile(references + more, 0.99), rel=5e-3)
     assert found.threshold > 1.1 * exact.threshold
@@ -219,9 +238,20 @@ def test_calibration_takes_the_temperature_of_the_probes() -> None:
 
 
 def test_without_probes_nothing_is_claimed() -> None:
-    empty = replace(model(pictures(3), pictures(1)), probes={}, temperature=7.0, threshold=3.0)
+    empty = replace(model(pictures(3, spread=0.1), pictures(1)), probes={}, temperature=7.0, threshold=3.0)
     assert assess(empty) == Assessment(0, {}, {}, ())
-    assert (calibrated(empty).temperature, calibrated(empty).threshold) == (1.0, float("inf"))
+    found = calibrated(empty)
+    assert found.threshold == float("inf")
+    # Nor that class means, which no picture is as near to, are surer than `BLIND_CONFIDENCE` of themselves.
+    scores = found.head().discriminant.scores(found.statistics.means)
+    assert found.temperature == blind_temperature(scores) > 1
+    own = np.diag(softmax(scores / found.temperature)).mean()
+    assert BLIND_CONFIDENCE - 0.01 < own <= BLIND_CONFIDENCE
+
+
+@pytest.mark.parametrize(("scores", "temperature"), [([[0.0]], 1.0), (np.eye(2), 1.0)])
+def test_blind_temperature_of_one_class_or_unsure_ones_is_one(scores: object, temperature: float) -> None:
+    assert blind_temperature(np.float32(scores)) == temperature
 
 
 @pytest.mark.parametrize(
@@ -259,6 +289,15 @@ def test_branch_answers_for_the_probes_sent_to_it_alone(right: bool) -> None:
 def test_branch_has_its_share_only_where_it_does_not_cost(right: bool, share: float, weight: float) -> None:
     found, branch_1 = with_scores(right)
     assert weigh_branch(found, branch_1, 1, share) == weight
+
+
+def test_branch_that_wins_nothing_has_no_share() -> None:
+    """The base branch is right already: the task's would cost half a pass for the same answers."""
+    train, held = pictures(20, spread=0.1), pictures(6, seed=1, spread=0.1)
+    scores = np.where(np.arange(2) == (held[1] % 2)[:, None], 50, -50).astype(np.float32)
+    found = model(train, held, scores)
+    assert assess(found).per_task[1] == 1.0
+    assert weigh_branch(found, found.branches[1], 1, 1.0) == 0
 
 
 def test_branch_without_hold_out_or_choice_has_no_share() -> None:
@@ -378,7 +417,7 @@ def test_negatives_are_kept_and_measured() -> None:
 
 
 def test_calibration_is_measured_before_and_after() -> None:
-    train, held = pictures(6), pictures(20, seed=1, spread=3.0)
+    train, held = pictures(6), pictures(5, seed=1, spread=3.0)
     found = calibrated(model(train, held))
     measured = assess(found).calibration
     assert measured is not None

@@ -28,7 +28,7 @@ TASKS = [{f"{9 - k}-first": 2 * k, f"{'zyxwvutsr'[k]}-second": 2 * k + 1} for k 
 FIRST, SECOND, THIRD = TASKS[:3]
 EVERY: dict[str, int] = {name: look for task in TASKS for name, look in task.items()}
 MAGIC = {
-    "JPEG": b"\xff\xd8\xff",
+    "JPEG": b"\xff\xd8\xff\xe0",  # as Pillow writes it: three bytes alone turn up in tensors by chance
     "PNG": b"\x89PNG\r\n\x1a\n",
     "WebP": b"WEBPVP8",
     "GIF": b"GIF89a",
@@ -757,3 +757,18 @@ def test_an_exit_is_stored_and_an_earlier_state_has_none(taught: Learner, tmp_pa
         transaction.keep_all()
         transaction.commit(kind="learn", record={})
     assert model(learner).exit is None and model(learner).head().exit is None
+
+
+def test_probes_are_in_the_pooled_scatter_and_earlier_ones_do_not_say(learner: Learner) -> None:
+    probes = model(learner).probes
+    assert all(p.pooled.all() for p in probes.values()) and len(probes) == 2
+    state = model(learner)
+    assert state.statistics.scatter.count == state.statistics.counts.sum() == sum(c.pictures for c in state.classes)
+    with learner.store.write("an earlier commit's probes") as transaction:
+        tensors = learner.store.read_tensors(learner.store.head, "task/0000/probes")
+        transaction.keep_all()
+        transaction.put_tensors("task/0000/probes", {k: v for k, v in tensors.items() if k != "pooled"})
+        transaction.commit(kind="learn", record={})
+    found = model(learner).probes
+    assert not found[0].pooled.any() and found[1].pooled.all()
+    assert len(found[0].pooled) == len(found[0].classes)

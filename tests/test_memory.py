@@ -67,7 +67,7 @@ def test_statistics_against_what_they_allocate(known: int, train: int, views: in
     drawn = np.random.default_rng(0).normal(size=(1 + views, known + train, width)).astype(np.float32)
     before = Statistics.empty(width).add(drawn[0, :known], np.arange(known) // 12, rank=rank)
     footprint = replace(
-        FIRST, work=replace(FIRST.work, train=train), features=width, directions=len(before.scatter.energy)
+        FIRST, work=replace(FIRST.work, train=train, hold_out=0), features=width, directions=len(before.scatter.energy)
     )
     tracemalloc.start()
     model = before.add(drawn[:, known:], labels + len(before), rank=rank)
@@ -90,7 +90,7 @@ def test_weights_that_a_training_step_copies(tiny_backbone: Backbone, recompute:
         kept: list[torch.Tensor] = []
         pixels = torch.rand(pictures, 3, 32, 32, generator=generator)
         hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
-        with backbone.training_mode(recompute=recompute, reduced=True), hooks:
+        with backbone.run_mode(recompute=recompute, reduced=True), hooks:
             tokens = backbone.run_blocks(backbone.embed(pixels), range(backbone.depth), adapter)
         own = {p.untyped_storage().data_ptr() for p in backbone.parameters()}
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}

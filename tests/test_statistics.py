@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from edge_cl.head import Discriminant, precision_of
-from edge_cl.statistics import ROWS_AT_ONCE, Array, Indices, Precision, Scatter, Statistics
+from edge_cl.statistics import MOST_HELD, ROWS_AT_ONCE, Array, Indices, Precision, Scatter, Statistics
 
 Dense = npt.NDArray[np.float64]
 
@@ -182,18 +182,31 @@ def test_one_picture_a_class_is_finite(classes: int) -> None:
     assert np.isfinite(precision.square(rows)).all()
 
 
-def test_means_alone_can_take_further_pictures() -> None:
-    rows, labels = features(2, 10, 4)
-    statistics = Statistics.empty(4).add(rows[:12], labels[:12])
-    more = statistics.add_to_means(rows[12:], labels[12:])
-    for c in (0, 1):
-        np.testing.assert_allclose(more.means[c], rows[labels == c].mean(0), rtol=1e-5)
-    np.testing.assert_array_equal(more.counts, [10, 10])
-    assert more.scatter is statistics.scatter
-    np.testing.assert_array_equal(statistics.counts, np.bincount(labels[:12]))  # the former ones are as they were
-    assert not np.array_equal(statistics.means, more.means)
-    same = statistics.add_to_means(rows[:0], labels[:0])
-    np.testing.assert_array_equal(same.means, statistics.means)
+@pytest.mark.parametrize("classes", [1, 4])
+def test_left_out_is_the_inverse_without_the_picture(classes: int) -> None:
+    """Norms and scores under the precision and what it gains, against inverting the covariance without each picture."""
+    rows, labels = features(classes, 12, 5)
+    statistics = Statistics.empty(5).add(rows, labels)
+    count, shrinkage, random = len(rows), 0.3, np.random.default_rng(1)
+    precision = Precision.of(statistics.scatter, shrinkage=shrinkage)
+    x, means = (random.normal(size=(n, 5)).astype(np.float32) for n in (count, 3))
+    out = precision.left_out(rows - statistics.means[labels], (1 - shrinkage) / count)
+    for i, deviation in enumerate((rows - statistics.means[labels]).astype(np.float64)):
+        scatter = sum(np.outer(d, d) for j, d in enumerate(rows - statistics.means[labels]) if j != i)
+        floor = shrinkage * statistics.scatter.trace / count / 5
+        inverse = np.linalg.inv((1 - shrinkage) / count * scatter + floor * np.eye(5))
+        assert deviation @ inverse @ deviation > precision.square(deviation[None].astype(np.float32))[0]
+        assert (precision.square(x) + out.square(x))[i] == pytest.approx(x[i] @ inverse @ x[i], rel=2e-3)
+        expected = x[i] @ inverse @ means.T - 0.5 * np.einsum("cf,fg,cg->c", means, inverse, means)
+        whole = precision.apply(means) @ x[i] - 0.5 * precision.square(means)
+        np.testing.assert_allclose(whole + out.scores(x, means)[i], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_a_picture_left_out_never_leaves_nothing() -> None:
+    """Where rounding or a dropped direction would make it more than all there is, the gain stays finite."""
+    precision = Precision(np.float32([[1, 0]]), np.float32([-0.5]), 1.0)
+    out = precision.left_out(np.float32([[100, 0]]), 1.0)
+    np.testing.assert_allclose(out.gain, [1 / (1 - MOST_HELD)], rtol=1e-5)
 
 
 def test_adding_leaves_the_former_statistics_alone() -> None:
