@@ -153,7 +153,7 @@ class Job:
     def train(self, stage: str, modules: Sequence[nn.Module], objective: Objective) -> int:
         """Train some modules in place, as a timed, resumable stage with progress; return the epochs begun."""
         config, reduced = self.config, reduces_precision(self.config, self.encoder.device)
-        with self.stage(stage), self.encoder.backbone.training_mode(recompute=config.recompute, reduced=reduced):
+        with self.stage(stage), self.encoder.backbone.run_mode(recompute=config.recompute, reduced=reduced):
             return train_stage(
                 stage,
                 modules,

@@ -123,13 +123,13 @@ class Backbone(nn.Module):
         return self.classify_token(tokens.to(dtype))
 
     @contextmanager
-    def training_mode(self, *, recompute: bool, reduced: bool) -> Iterator[None]:
-        """Run the blocks in the way of training for a while.
+    def run_mode(self, *, recompute: bool = False, reduced: bool) -> Iterator[None]:
+        """Run the blocks in another way for a while.
 
         Args:
             recompute: save the blocks' inputs alone, and run each block again on the way back.
-            reduced: take matrix products in bfloat16. On a CPU the attention is then written out: the fused kernel's
-                way back is slow in that precision.
+            reduced: take matrix products in bfloat16. On a CPU the attention is then written out: the fused kernel,
+                above all its way back, is slow in that precision.
         """
         attentions = [block.attn for block in self.blocks if hasattr(block.attn, "fused_attn")]
         fused = [attention.fused_attn for attention in attentions]

@@ -16,7 +16,7 @@ BACKBONES_DIR = Path(__file__).parent / "backbones"
 Method = Literal["cl-lora", "prototype"]
 Schedule = Literal["two-stage", "joint"]
 SharedUpdate = Literal["freeze", "distil", "correct"]
-Rule = Literal["routed", "base", "published"]
+Rule = Literal["routed", "base", "closer", "published"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class LearnConfig:
             same within rounding.
         recompute: whether training saves the blocks' inputs alone and runs each block again on the way back (gradient
             checkpointing, Chen et al., 2016).
-        reduced_precision: whether training takes matrix products in bfloat16 where the device has instructions for it;
-            the published schedule does not.
+        reduced_precision: whether training, and the passes over augmented views, take matrix products in bfloat16 where
+            the device has instructions for it; the published schedule does not.
         captured_steps: whether a GPU replays a training step as one CUDA graph, captured once, instead of starting its
             kernels one by one.
         weight_decay: L2 penalty.
@@ -90,7 +90,7 @@ class LearnConfig:
     shrinkage: float = 0.5
     choose_shrinkage: bool = True
     cache_mb: int = 2048
-    covariance_rank: int = 512
+    covariance_rank: int = 1024
     branch_views: int = 0
     branch_weight: float = 0.5
     hold_out: float = 0.1

@@ -46,12 +46,15 @@ class ViewEncoder:
         checkpoint: keeps the features.
         cache: keeps the tokens.
         progress: told of every view.
+        reduced: whether random views, unlike the squares that answers are given on, are encoded in bfloat16: what that
+            changes is little beside what the views differ by.
     """
 
     encoder: Encoder
     checkpoint: Checkpoint
     cache: TokenCache
     progress: Progress
+    reduced: bool = False
 
     @cached_property
     def _prefix(self) -> str:
@@ -73,12 +76,13 @@ class ViewEncoder:
         prefix = self._prefix if kept else ""
         result, tokens = self._empty(1 + views, len(source.pictures)), []
         for view in range(1 + views):
-            stage, key = f"{name}-{view}", {"prefix": prefix, **source.key(view)}
+            reduced = self.reduced and view > 0
+            stage, key = f"{name}-{view}", {"prefix": prefix, "reduced": reduced, **source.key(view)}
             found = self.cache.find(key, shape) if view < kept else None
             if stage in self.checkpoint and (found is not None or view >= kept):
                 self._restore(stage, result, view)
             else:
-                passing = _gathered(self.encoder.batches(source.view(view)), result, view)
+                passing = _gathered(self.encoder.batches(source.view(view), reduced=reduced), result, view)
                 if view < kept:
                     found = self.cache.fill(key, shape, passing)
                 else:

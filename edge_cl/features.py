@@ -121,10 +121,12 @@ class Encoder:
         digest.update(self.graphs.digest.encode() if self.graphs else b"")
         return digest.hexdigest()
 
-    def batches(self, pixels: Sequence[Pixels]) -> Iterator[Encoding]:
-        """Encode pictures (S, S, 3), a batch at a time."""
+    def batches(self, pixels: Sequence[Pixels], *, reduced: bool = False) -> Iterator[Encoding]:
+        """Encode pictures (S, S, 3), a batch at a time; `reduced`: in bfloat16, where torch does it."""
         for start in range(0, len(pixels), self.batch_size):
-            yield self.encode(np.stack(pixels[start : start + self.batch_size]))
+            with self.backbone.run_mode(reduced=reduced):
+                encoding = self.encode(np.stack(pixels[start : start + self.batch_size]))
+            yield encoding
 
 
 def _features(summaries: Sequence[Tensor]) -> Array:

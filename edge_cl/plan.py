@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_cl.budget import REDUCED_TRAINING, TRAINING, TimeBudget, Work
+from edge_cl.budget import REDUCED_TRAINING, REDUCED_VIEW, TRAINING, TimeBudget, Work
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
 from edge_cl.decoded import decode
@@ -111,6 +111,7 @@ def make_plan(
 def work_of(model: Model, encoder: Encoder, intake: Intake) -> Work:
     """Return the sizes of a learn."""
     anew, config = shapes_base(model, intake), model.config
+    reduced = reduces_precision(config, encoder.device)
     together = anew or config.schedule == "joint"
     return Work(
         train=len(intake.train),
@@ -120,5 +121,6 @@ def work_of(model: Model, encoder: Encoder, intake: Intake) -> Work:
         together=together,
         distils=not anew and config.shared_update != "freeze",
         seen=1.0 if together else 1 - config.patch_drop_rate,
-        training=REDUCED_TRAINING if reduces_precision(config, encoder.device) else TRAINING,
+        training=REDUCED_TRAINING if reduced else TRAINING,
+        view=REDUCED_VIEW if reduced and encoder.graphs is None else 1.0,
     )

@@ -16,7 +16,7 @@ from edge_cl.architecture import BackboneSpec, build
 from edge_cl.backbone import Backbone
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.decoded import Source
-from edge_cl.encoding import ViewEncoder
+from edge_cl.encoding import Encoded, ViewEncoder
 from edge_cl.errors import StoreError
 from edge_cl.features import Encoder
 from edge_cl.lora import Adapter
@@ -177,3 +177,22 @@ def test_views_are_encoded_once(tiny_backbone: Backbone, tmp_path: Path) -> None
     assert not np.array_equal(changed[2], first[2])
     assert encode(room=2 * (6 * 5 * 64 * 2 + DIGEST))[1] == 2
     assert encode(room=1)[1] == 1
+
+
+def test_random_views_alone_are_reduced(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    """The centred square keeps every bit; a view in bfloat16 has its 8 bits, and is not taken for one in full."""
+    root = write_looks(tmp_path / "pictures", {"a": 0, "b": 4}, 3)
+    source = Source(read_folder(root).pictures, Preprocess(32), 0, (0.4, 1.0), copies=True)
+    cache, encoder = TokenCache(tmp_path / "tokens", 1 << 20), Encoder(tiny_backbone, Preprocess(32), shared(1))
+
+    def encode(reduced: bool) -> Encoded:
+        run = ViewEncoder(encoder, Checkpoint(tmp_path / str(reduced), {}), cache, lambda *told: None, reduced)
+        return run.base("train", source, 1, keep_tokens=True)
+
+    full, reduced = encode(False), encode(True)
+    np.testing.assert_array_equal(reduced.features[0], full.features[0])
+    error = np.abs(reduced.features[1] - full.features[1])
+    assert 1e-5 < error.max() < 0.03 * np.abs(full.features).max()
+    rows = [encoded.tokens[1].rows(np.arange(6)) for encoded in (full, reduced)]
+    assert not torch.equal(*rows)
+    assert not tiny_backbone._reduced
