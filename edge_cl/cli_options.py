@@ -53,6 +53,8 @@ BackboneOption = Annotated[
 ]
 WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Local .safetensors file of its weights.")]
 SizeOption = Annotated[int | None, typer.Option("--image-size", min=8, help="Side of the input, pixels.")]
-RuleOption = Annotated[Rule, typer.Option("--rule", help="How task branches are combined.")]
+RuleOption = Annotated[
+    Rule, typer.Option("--rule", help="How branches are combined; closer: routed, and a second look where unsure.")
+]
 DEFAULT_STORE = Path("edge_cl_store")
 DEFAULTS = LearnConfig()
