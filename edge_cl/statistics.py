@@ -17,7 +17,7 @@ Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 ROWS_AT_ONCE, ROWS_BYTES = 256, 32 << 20  # feature rows that are folded into a scatter at once: at most so many
-MOST_HELD = 0.9  # share of its spread along itself that a single picture is taken to bring into a covariance, at most
+MOST_HELD = 0.99  # share of its spread along itself that a single picture is taken to bring into a covariance, at most
 
 
 def rows_at_once(width: int) -> int:
