@@ -118,7 +118,7 @@ class Footprint:
         pooled, kept = fold_rows(self.directions, count, at_once, rank)
         own, _ = fold_rows(0, count, at_once, rank)  # of the task's branch, on top of the model's
         gram = min(max(self.directions, kept), rank) + min(count, at_once)
-        return FLOAT * self.features * max(pooled, kept + own) + 3 * 8 * gram**2
+        return FLOAT * self.features * max(pooled, kept + own) + 5 * FLOAT * gram**2
 
     def fit(self, config: LearnConfig, idle_mb: float, limit_mb: float) -> LearnConfig:
         """Return the settings nearest to the given ones whose peak stays under a limit.

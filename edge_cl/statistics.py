@@ -16,7 +16,8 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
-ROWS_AT_ONCE, ROWS_BYTES = 256, 32 << 20  # feature rows that are folded into a scatter at once: at most so many
+ROWS_AT_ONCE, ROWS_BYTES = 128, 32 << 20  # feature rows that are folded into a scatter at once: at most so many
+LEAST = 1e-5  # of the largest energy: what is smaller is not told from rounding
 MOST_HELD = 0.99  # share of its spread along itself that a single picture is taken to bring into a covariance, at most
 
 
@@ -96,14 +97,15 @@ class Scatter:
         return Scatter(result.basis, result.energy, result.rest, self.count + count)
 
     def _add_rows(self, deviations: Sequence[Array], rank: int) -> Scatter:
-        rows = np.concatenate((np.sqrt(self.energy)[:, None] * self.basis, *deviations), dtype=np.float32)
+        known = len(self.energy)
+        rows = np.concatenate((self.basis, *deviations), dtype=np.float32)
+        rows[:known] *= np.sqrt(self.energy)[:, None]
         gram = rows @ rows.T
-        values, vectors = np.linalg.eigh(gram.astype(np.float64))
+        values, vectors = np.linalg.eigh(gram)  # in single precision: memory peaks here
         total = float(np.trace(gram, dtype=np.float64)) + self.rest
         keep = np.argsort(values)[::-1][:rank]
-        keep = keep[values[keep] > max(values[-1], 0.0) * 1e-7] if len(values) else keep
-        basis = (vectors[:, keep] / np.sqrt(values[keep])).T.astype(np.float32) @ rows
-        energy = values[keep].astype(np.float32)
+        keep = keep[values[keep] > max(values[-1], 0.0) * LEAST] if len(values) else keep
+        basis, energy = (vectors[:, keep] / np.sqrt(values[keep])).T @ rows, values[keep]
         return Scatter(basis, energy, max(total - float(energy.sum(dtype=np.float64)), 0.0), self.count)
 
 
