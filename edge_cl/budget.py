@@ -66,7 +66,7 @@ class Work:
     def own_passes(self, views: int) -> float:
         """Return the passes of the task's own branch over the same."""
         alone = self.adapts and not self.together
-        return (self.train * (1 + views) + self.hold_out) * (1 - self.prefix) if alone else 0.0
+        return replace(self, view=1.0).base_passes(views) * (1 - self.prefix) if alone else 0.0
 
 
 @dataclass(frozen=True)
