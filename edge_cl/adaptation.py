@@ -7,8 +7,9 @@ computed once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,14 +23,15 @@ from edge_cl.decoded import Source
 from edge_cl.encoding import Progress
 from edge_cl.features import Encoder
 from edge_cl.lora import Adapter
-from edge_cl.losses import CosineClassifier, orthogonality_loss
-from edge_cl.preprocess import Pixels
+from edge_cl.losses import CosineClassifier, feature_distance, orthogonality_loss
+from edge_cl.preprocess import Pixels, Preprocess
 from edge_cl.statistics import Indices
 from edge_cl.step import Inputs, Objective
 from edge_cl.tokens import ResidentTokens, Tokens
 from edge_cl.training import Optimisation, exit_backward, reduces_precision, train_stage
 
 TURNS = 4  # by 0, 90, 180, 270 degrees
+TAUGHT = 0.5  # share of a batch whose features are held to the teacher's
 
 
 def vary_colours(pixels: Pixels, generator: np.random.Generator) -> Pixels:
@@ -61,6 +63,7 @@ class Job:
         progress: told of every epoch.
         stage: times what runs inside it.
         deadline: when training has to end, by `time.monotonic`, or None.
+        teacher: the bare backbone at more pixels, whose features teach those of a base branch in the making, or None.
     """
 
     encoder: Encoder
@@ -75,6 +78,7 @@ class Job:
     progress: Progress
     stage: Callable[[str], AbstractContextManager[None]]
     deadline: float | None = None
+    teacher: Encoder | None = None
 
     @property
     def shapes_base(self) -> bool:
@@ -104,12 +108,12 @@ class Job:
             c.epochs, c.learning_rate, c.batch_size, c.micro_batch, c.weight_decay, captured=c.captured_steps
         )
 
-    def views(self, indices: np.ndarray, number: int) -> Tensor:
+    def views(self, indices: np.ndarray, number: int, spec: Preprocess) -> Tensor:
         """Return fresh view `number` of some pictures as network input, (B, 3, S, S), on the CPU.
 
-        A view depends on seed, picture and number alone, never on what was drawn before it.
+        A view depends on seed, picture and number alone, never on what was drawn before it; it is the same at any size.
         """
-        spec, copies, pixels = self.source.spec, self.source.decoded.copies, []
+        copies, pixels = self.source.decoded.copies, []
         for i, turn in zip(indices, self.turns(indices, number), strict=True):
             generator = np.random.default_rng((self.seed, int(i), number))
             view = spec.view(copies[i], generator, scale=(self.config.fresh_view_scale, 1.0))
@@ -148,7 +152,7 @@ class Job:
 
     def fresh(self, indices: np.ndarray, number: int) -> Inputs:
         """Return a fresh view's `inputs`."""
-        return self.inputs(indices, number, self.views(indices, number))
+        return self.inputs(indices, number, self.views(indices, number, self.source.spec))
 
     def train(self, stage: str, modules: Sequence[nn.Module], objective: Objective) -> int:
         """Train some modules in place, as a timed, resumable stage with progress; return the epochs begun."""
@@ -243,8 +247,46 @@ def joint(job: Job) -> Adapted:
 def two_stage(job: Job) -> Adapted:
     """Train the shared adapter where it is due, and leave the task adapter to `train_task_adapter`."""
     if job.encoder.shared is None:
-        return joint(job)  # the first task shapes prefix and base branch together
+        return shape_base(job)
     return Adapted(distil_shared(job) if job.update_shared else job.encoder.shared, None, 0)
+
+
+def shape_base(job: Job) -> Adapted:
+    """Train shared and base adapter together, for all tasks to come.
+
+    A backbone that was pretrained on more pixels than it is given here teaches itself: features of all blocks are held
+    to those that it has, without adapters, of the same views at more pixels. That needs no classes, of which a first
+    task has few, and no pass more when pictures are answered.
+    """
+    shared, task, classifier = new_adapters(job)
+    backbone, teacher, settings = job.encoder.backbone, job.teacher, job.optimisation
+    prefix, suffix = range(backbone.split), range(backbone.split, backbone.depth)
+
+    def inputs(indices: np.ndarray, number: int) -> Inputs:
+        seen = job.fresh(indices, number)
+        if teacher is None:
+            return seen
+        taught = indices[: math.ceil(TAUGHT * len(indices))]
+        return (*seen, job.views(taught, number, teacher.preprocess))
+
+    def backward(weight: float, pixels: Tensor, targets: Tensor, finer: Tensor | None = None) -> Tensor:
+        summaries: list[Tensor] | None = None if finer is None else []
+        tokens = backbone.run_blocks(job.embedded(pixels), prefix, shared, summaries)
+        if teacher is None or finer is None or summaries is None:
+            loss = F.cross_entropy(classifier(backbone.exit(tokens, suffix, task)), targets)
+        else:
+            tokens = backbone.run_blocks(tokens, suffix, task, summaries)
+            distance = feature_distance(torch.stack(summaries, 1)[: len(finer)], teacher.summaries(finer))
+            loss = F.cross_entropy(classifier(backbone.classify_token(tokens)), targets)
+            loss = loss + job.config.finer_weight * distance
+        loss = weight * (loss + settings.orthogonality * orthogonality_loss(task, job.earlier))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    reduced = reduces_precision(job.config, job.encoder.device)
+    with teacher.backbone.run_mode(reduced=reduced) if teacher else nullcontext():
+        epochs = job.train("shared", [shared, task, classifier], Objective(inputs, backward))
+    return Adapted(shared.requires_grad_(False), task.requires_grad_(False), epochs)
 
 
 def distil_shared(job: Job) -> Adapter:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import timm
@@ -20,6 +21,8 @@ from edge_cl.preprocess import Preprocess
 _NOT_OVERRIDES = {
     name for name, p in inspect.signature(timm.create_model).parameters.items() if p.kind is not p.VAR_KEYWORD
 }
+
+FINER = 1.5  # side of the input on which a backbone teaches itself, in input sizes
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,31 @@ def build(spec: BackboneSpec, weights: Mapping[str, Tensor]) -> Backbone:
             mend="Name the architecture that they belong to with --backbone.",
         )
     vit.load_state_dict({key: state[key].to(wanted[key].dtype).contiguous() for key in wanted}, assign=True)
-    return Backbone(vit, spec.split)
+    return Backbone(vit, spec.split, weights.get("pos_embed"))
+
+
+def finer_size(backbone: Backbone, image_size: int) -> int | None:
+    """Return the side of an input that shows a backbone more than its own, pixels: `FINER` times as large.
+
+    It is no larger than what the backbone was pretrained on; None where that leaves nothing to gain.
+    """
+    vit, positions = backbone.vit, backbone.positions
+    if positions is None:
+        return None
+    patch, cells = (
+        vit.patch_embed.patch_size[0],
+        positions.shape[1] - (0 if vit.no_embed_class else vit.num_prefix_tokens),
+    )
+    size = min(math.isqrt(cells) * patch, int(FINER * image_size) // patch * patch)
+    return size if size > image_size else None
+
+
+def at_size(backbone: Backbone, spec: BackboneSpec, image_size: int) -> Backbone:
+    """Return the bare backbone for inputs of another size; all weights but the position embeddings are the same."""
+    weights = dict(backbone.vit.state_dict())
+    if backbone.positions is not None:
+        weights["pos_embed"] = backbone.positions.to(weights["pos_embed"])
+    return build(replace(spec, image_size=image_size), weights)
 
 
 def build_empty(spec: BackboneSpec) -> Backbone:

@@ -18,12 +18,18 @@ class Backbone(nn.Module):
     """A frozen vision transformer that runs in two halves; not one of its weights ever changes.
 
     Token tensors are (B, N, D): B pictures, N tokens (class token, registers, patches), D width.
+
+    Args:
+        vit: the transformer.
+        split: number of blocks in the prefix.
+        positions: position embeddings as pretrained, (1, N', D), before they were resampled to the input; None if lost.
     """
 
-    def __init__(self, vit: VisionTransformer, split: int) -> None:
+    def __init__(self, vit: VisionTransformer, split: int, positions: Tensor | None = None) -> None:
         super().__init__()
         self.vit = vit.eval().requires_grad_(False)
         self.split = split
+        self.positions = positions
         self.width = int(vit.embed_dim)
         self.has_class_token = vit.cls_token is not None
         self.final_norm: nn.Module = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm

@@ -34,6 +34,7 @@ class Work:
         seen: share of the tokens that a training step sees.
         training: forward passes that a forward and backward pass is worth.
         view: the same of a pass over a random view.
+        finer: tokens that the teacher of the base branch sees, of the tokens that it sees itself; 0: it has none.
     """
 
     train: int
@@ -45,12 +46,13 @@ class Work:
     seen: float = 1.0
     training: float = TRAINING
     view: float = 1.0
+    finer: float = 0.0
 
     def shared_passes(self, epochs: int) -> float:
         """Return the passes that training through the prefix takes."""
         if not self.adapts:
             return 0.0
-        teacher = self.prefix if self.distils else 0.0
+        teacher = self.prefix if self.distils else self.finer * self.view
         trained = 1.0 if self.together else self.prefix if self.distils else 0.0
         return self.train * epochs * self.seen * (trained * self.training + teacher)
 

@@ -49,6 +49,8 @@ class LearnConfig:
         fresh_view_scale: the same for views that serve a single step, where the prefix itself is trained.
         patch_drop_rate: share of the patches that a training step leaves out (PatchDropout, Liu et al., WACV 2023); the
             published schedule and the task that shapes the base branch leave out none.
+        finer_weight: of the loss that holds the features of the task that shapes the base branch to those of the bare
+            backbone at more pixels, where it was pretrained on more than it is given; 0: there is none.
         balanced: whether every class has the same share of a training epoch, whatever its number of pictures; the
             published schedule takes every picture once.
         adapt_pictures: fewest training pictures of a task that adapters are trained on (with two classes or more).
@@ -80,10 +82,11 @@ class LearnConfig:
     reduced_precision: bool = True
     captured_steps: bool = True
     weight_decay: float = 5e-4
-    views: int = 3
+    views: int = 2
     view_scale: float = 0.4
     fresh_view_scale: float = 0.2
     patch_drop_rate: float = 0.5
+    finer_weight: float = 30.0
     balanced: bool = True
     adapt_pictures: int = 40
     readapt_factor: float = 3.0
@@ -111,7 +114,7 @@ class LearnConfig:
         for name in ("epochs", "r", "batch_size", "micro_batch", "cache_mb", "covariance_rank"):
             if getattr(self, name) < 1:
                 faults.append(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("seed", "weight_decay", "probes", "adapt_pictures", "views", "branch_views"):
+        for name in ("seed", "weight_decay", "finer_weight", "probes", "adapt_pictures", "views", "branch_views"):
             if not 0 <= getattr(self, name) < math.inf:
                 faults.append(f"{name} must not be negative, but is {getattr(self, name)}.")
         for name in ("learning_rate", "view_scale", "fresh_view_scale", "readapt_factor"):

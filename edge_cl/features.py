@@ -93,6 +93,13 @@ class Encoder:
         tokens = self.backbone.prefix(self.input(pixels), self.shared, summaries)
         return prefix_encoding(tokens, _features(summaries))
 
+    @torch.no_grad()
+    def summaries(self, input: Tensor) -> Tensor:
+        """Return the summaries (B, blocks, summaries, D) of network input (B, 3, S, S) by prefix and base branch."""
+        backbone, found = self.backbone, list[Tensor]()
+        backbone.suffix(backbone.prefix(input, self.shared, found), self.base, found)
+        return torch.stack(found, 1)
+
     @torch.inference_mode()
     def branch(self, tokens: Tensor, features: Array, adapter: Adapter | None) -> Encoding:
         """Run one branch on prefix tokens.

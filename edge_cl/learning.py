@@ -23,7 +23,7 @@ from edge_cl.intake import Intake
 from edge_cl.memory import give_back
 from edge_cl.model import KnownClass, Model, Probes
 from edge_cl.pictures import Picture
-from edge_cl.plan import Plan, adapts, make_plan, shapes_base, work_of
+from edge_cl.plan import Plan, adapts, make_plan, shapes_base, teacher, work_of
 from edge_cl.statistics import Indices, Statistics
 from edge_cl.tokens import TokenCache
 from edge_cl.training import reduces_precision
@@ -179,6 +179,7 @@ def _job(model: Model, encoder: Encoder, intake: Intake, task: int, source: Sour
         progress=steps.progress,
         stage=steps.stopwatch.stage,
         deadline=steps.budget.training_deadline(steps.work, encoded=False) if steps.budget else None,
+        teacher=teacher(model, encoder, intake),
     )
 
 

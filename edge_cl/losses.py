@@ -46,6 +46,11 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float
     return -(target * (logits / temperature).log_softmax(-1)).sum(-1).mean()
 
 
+def feature_distance(features: Tensor, teacher_features: Tensor) -> Tensor:
+    """Return one minus the cosine of every summary to the detached teacher's, (..., D) both: their mean, a scalar."""
+    return 1 - F.cosine_similarity(features, teacher_features.detach(), dim=-1).mean()
+
+
 def reassign_gradient(gradient: Tensor, previous_up: Tensor) -> Tensor:
     """Reweight the distillation gradient of shared up projections row by row (eq. 10).
 

@@ -83,7 +83,9 @@ class Footprint:
         encoding = pictures + features + self._encoding_b(config)
         # Shared and base adapter train on the pictures; a task adapter later, when only their features are left.
         training += pictures if self.work.together or self.work.distils else features
-        return LIBRARIES_MB + max(training, encoding, features + self._statistics_b(config)) / MB
+        # Libraries of linear algebra take about as much again as the features of the base branch.
+        statistics = features + self._rows(config) * self.features * FLOAT + self._statistics_b(config)
+        return LIBRARIES_MB + max(training, encoding, statistics) / MB
 
     def _pictures_b(self) -> float:
         square = 3 * self.image_size**2
@@ -100,8 +102,10 @@ class Footprint:
         batch = math.ceil(work.train / batch_count(work.train, config.batch_size))
         at_once = math.ceil(batch / batch_count(batch, config.micro_batch))
         # A product in half precision saves its copy of the weights too.
+        # Half of the batch goes through a teacher, too, and its summaries of every block stay for the backward pass.
+        finer = at_once * work.finer * self.tokens * self.width * ENCODING
         copies = HALF * self.matrices * (1 if config.recompute else blocks) * self.reduced
-        return at_once * FLOAT * (work.seen * self.tokens * self.width * held + pixels) + copies
+        return at_once * FLOAT * (work.seen * self.tokens * self.width * held + pixels) + FLOAT * finer + copies
 
     def _encoding_b(self, config: LearnConfig) -> float:
         pixels = PIXELS * 3 * self.image_size**2
@@ -109,11 +113,13 @@ class Footprint:
 
     def _features_b(self, config: LearnConfig) -> float:
         branches = 1 + (self.work.adapts and not self.work.together)
-        rows = self.work.train * (1 + config.views) + self.work.hold_out
-        return branches * rows * (self.features + self.width) * FLOAT
+        return branches * self._rows(config) * (self.features + self.width) * FLOAT
+
+    def _rows(self, config: LearnConfig) -> int:
+        return self.work.train * (1 + config.views) + self.work.hold_out
 
     def _statistics_b(self, config: LearnConfig) -> float:
-        count = self.work.train * (1 + config.views) + self.work.hold_out
+        count = self._rows(config)
         at_once, rank = rows_at_once(self.features), config.covariance_rank
         pooled, kept = fold_rows(self.directions, count, at_once, rank)
         own, _ = fold_rows(0, count, at_once, rank)  # of the task's branch, on top of the model's

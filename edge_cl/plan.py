@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from edge_cl.adaptation import TAUGHT
+from edge_cl.architecture import at_size, finer_size
 from edge_cl.budget import REDUCED_TRAINING, REDUCED_VIEW, TRAINING, TimeBudget, Work
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
@@ -30,6 +32,23 @@ def adapts(model: Model, intake: Intake) -> bool:
 def shapes_base(model: Model, intake: Intake) -> bool:
     """Return whether a task trains the shared and base adapter anew: the first, or one with many more classes."""
     return model.base is None or len(intake.new) >= model.config.readapt_factor * model.base_classes
+
+
+def teaching_size(model: Model, encoder: Encoder, intake: Intake) -> int | None:
+    """Return the input side at which the bare backbone teaches the base branch in the making, or None: see `Job`."""
+    config = model.config
+    if config.schedule == "joint" or not config.finer_weight or not shapes_base(model, intake):
+        return None
+    return finer_size(encoder.backbone, model.spec.image_size)
+
+
+def teacher(model: Model, encoder: Encoder, intake: Intake) -> Encoder | None:
+    """Return the bare backbone at that size, which shares its weights."""
+    size = teaching_size(model, encoder, intake)
+    if size is None:
+        return None
+    finer = at_size(encoder.backbone, model.spec, size).to(encoder.device)
+    return Encoder(finer, replace(encoder.preprocess, image_size=size), device=encoder.device)
 
 
 def keeps_encoder(model: Model, intake: Intake) -> bool:
@@ -113,14 +132,18 @@ def work_of(model: Model, encoder: Encoder, intake: Intake) -> Work:
     anew, config = shapes_base(model, intake), model.config
     reduced = reduces_precision(config, encoder.device)
     together = anew or config.schedule == "joint"
+    size = teaching_size(model, encoder, intake)
+    backbone, taught = encoder.backbone, TAUGHT if size else 0.0
+    patches = (backbone.tokens - backbone.fixed_tokens) * ((size or 0) / model.spec.image_size) ** 2
     return Work(
         train=len(intake.train),
         hold_out=len(intake.hold_out),
-        prefix=encoder.backbone.split / encoder.backbone.depth,
+        prefix=backbone.split / backbone.depth,
         adapts=adapts(model, intake),
         together=together,
         distils=not anew and config.shared_update != "freeze",
         seen=1.0 if together else 1 - config.patch_drop_rate,
         training=REDUCED_TRAINING if reduced else TRAINING,
         view=REDUCED_VIEW if reduced and encoder.graphs is None else 1.0,
+        finer=taught * (patches + backbone.fixed_tokens) / backbone.tokens,
     )

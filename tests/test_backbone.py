@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from conftest import TINY, random_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edge_cl.architecture import BackboneSpec, build
+from edge_cl.architecture import BackboneSpec, at_size, build, finer_size
 from edge_cl.backbone import Backbone
 from edge_cl.errors import BackboneError
 from edge_cl.lora import Adapter
@@ -136,6 +136,26 @@ def test_delta_is_withdrawn_when_a_block_fails(tiny_backbone: Backbone) -> None:
     with pytest.raises(RuntimeError):
         tiny_backbone.suffix(torch.randn(1, 5, 63), task)
     assert all(block.attn.qkv.low_rank is None for block in tiny_backbone.blocks)
+
+
+@pytest.mark.parametrize("name", ["class-token", "deit3", "registers", "registers-average", "average", "distilled"])
+@torch.no_grad()
+def test_at_another_size_it_is_the_backbone_built_for_it(name: str) -> None:
+    """From the position embeddings as pretrained, not from those resampled before; all other weights are the same."""
+    case, patch = CASES[name], CASES[name].image_size // 2
+    weights = random_weights(case.name, **{**case.arguments, "img_size": 4 * patch})
+    spec = replace(case.spec, image_size=2 * patch)
+    small, whole = build(spec, weights), build(replace(spec, image_size=4 * patch), weights)
+    again = at_size(small, spec, 4 * patch)
+    pixels = torch.randn(1, 3, 4 * patch, 4 * patch, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.prefix(pixels), whole.prefix(pixels))
+    kept = small.vit.state_dict()
+    for key, value in again.vit.state_dict().items():
+        assert key == "pos_embed" or value.data_ptr() == kept[key].data_ptr(), key
+    assert finer_size(small, 2 * patch) == 3 * patch  # half as much again
+    assert finer_size(build(replace(spec, image_size=3 * patch), weights), 3 * patch) == 4 * patch  # as pretrained
+    assert finer_size(whole, 4 * patch) is None
+    assert finer_size(Backbone(small.vit, 2), 2 * patch) is None  # nobody knows what it was pretrained on
 
 
 @pytest.mark.parametrize("name", ["class-token", "deit3", "registers", "registers-average", "average", "distilled"])

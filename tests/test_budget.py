@@ -29,6 +29,8 @@ CONFIG10 = LearnConfig(epochs=10, views=3)
         (replace(LATER, seen=0.5), 0, 100 * 10 * 0.25 * TRAINING, 410 * 0.5),
         (replace(LATER, distils=True), 100 * 10 * 0.5 * (TRAINING + 1), 100 * 10 * 0.5 * TRAINING, 410 * 0.5),
         (replace(FIRST, distils=True), 100 * 10 * (TRAINING + 0.5), 0, 0),
+        (replace(FIRST, finer=1.2), 100 * 10 * (TRAINING + 1.2), 0, 0),
+        (replace(FIRST, finer=2.4, training=1.4), 100 * 10 * (1.4 + 2.4), 0, 0),
         (replace(FIRST, seen=0.25), 100 * 10 * 0.25 * TRAINING, 0, 0),
         (STATISTICS, 0, 0, 0),
     ],
@@ -39,6 +41,7 @@ def test_passes_counted_by_hand(work: Work, shared: float, task: float, own: flo
     assert work.base_passes(3) == 100 * 4 + 10
     assert replace(work, view=0.5).base_passes(3) == pytest.approx(100 * 2.5 + 10)
     assert work.own_passes(3) == pytest.approx(own)
+    assert replace(work, view=0.5).shared_passes(10) == pytest.approx(shared - 100 * 10 * 0.5 * work.finer)
 
 
 def budget(seconds: float) -> TimeBudget:

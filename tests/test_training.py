@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edge_cl.adaptation import SCHEDULES, Job, distil_shared, new_adapters, train_task_adapter, vary_colours
-from edge_cl.architecture import BackboneSpec, build
+from edge_cl.architecture import BackboneSpec, at_size, build, finer_size
 from edge_cl.backbone import Backbone
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
@@ -30,7 +30,7 @@ from edge_cl.decoded import Source
 from edge_cl.encoding import ViewEncoder
 from edge_cl.features import Encoder
 from edge_cl.lora import Adapter
-from edge_cl.losses import reassign_gradient
+from edge_cl.losses import feature_distance, reassign_gradient
 from edge_cl.pictures import read_folder
 from edge_cl.preprocess import Preprocess
 from edge_cl.step import Objective
@@ -247,10 +247,24 @@ def adapted(name: str) -> Callable[[Job], tuple[Adapter, ...]]:
     return run
 
 
+def with_teacher(job: Job) -> Job:
+    """Let the bare backbone teach at the size that `finer_size` gives."""
+    encoder, spec = job.encoder, BackboneSpec(TINY, 32, 3, Preprocess(32))
+    size = finer_size(encoder.backbone, spec.image_size)
+    assert size == 48
+    finer = at_size(encoder.backbone, spec, size).to(encoder.device)
+    return replace(job, teacher=Encoder(finer, Preprocess(size), device=encoder.device))
+
+
+def taught(job: Job) -> tuple[Adapter, ...]:
+    return adapted("two-stage")(with_teacher(job))
+
+
 STAGES: dict[str, tuple[Callable[[Job], tuple[Adapter, ...]], bool, tuple[str, ...]]] = {
     "joint, first task": (adapted("joint"), True, ("shared",)),
     "joint, later task": (adapted("joint"), False, ("shared",)),
     "two-stage, first task": (adapted("two-stage"), True, ("shared",)),
+    "taught, first task": (taught, True, ("shared",)),
     "two-stage, later task": (adapted("two-stage"), False, ("shared",)),
     "distil_shared": (lambda job: (distil_shared(job),), False, ("shared",)),
     "train_task_adapter": (task_adapter, False, ("train",)),
@@ -310,7 +324,7 @@ def written_out(job: Job, name: str) -> list[Tensor]:
     parameters = [*trained, *classifier.parameters()]
     velocity = [torch.zeros_like(p) for p in parameters]
     for epoch in range(EPOCHS):
-        pixels, targets = job.views(np.arange(10), epoch), torch.arange(10) % 3
+        pixels, targets = job.views(np.arange(10), epoch, job.source.spec), torch.arange(10) % 3
         if name == "task":
             pixels = job.encoder.input(np.stack(job.source.view(epoch % (1 + CONFIG.views))))
         tokens = backbone.prefix(pixels, teacher if name == "task" else shared)
@@ -362,12 +376,67 @@ def test_later_task_is_trained_as_written_out(
             torch.testing.assert_close(value, wanted, rtol=0.01, atol=1e-4)
 
 
+@pytest.mark.parametrize("micro_batch", [32, 5])
+def test_base_branch_is_taught_as_written_out(
+    tiny_backbone: Backbone, micro_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step: cross-entropy of all pictures, and the distance of half of each part's features."""
+    task = with_teacher(job(tiny_backbone, first=True))
+    task = replace(task, config=replace(CONFIG, finer_weight=7.0))
+    settings = replace(task.optimisation, epochs=1, batch_size=32, micro_batch=micro_batch)
+    monkeypatch.setattr(Job, "optimisation", property(lambda job: settings))
+    result = SCHEDULES["two-stage"](task)
+    assert result.task is not None
+    assert task.teacher is not None
+
+    shared, base, classifier = new_adapters(task)
+    (order,) = epoch_batches(10, 32, (task.seed, 0))
+    expected, teacher = torch.tensor(0.0), task.teacher.backbone
+    for part in np.array_split(order, 10 // micro_batch or 1):
+        summaries: list[Tensor] = []
+        pixels = task.views(part, 0, task.source.spec)
+        tokens = tiny_backbone.suffix(tiny_backbone.prefix(pixels, shared, summaries), base, summaries)
+        some, seen = task.views(part[: -(-len(part) // 2)], 0, Preprocess(48)), list[Tensor]()
+        teacher.suffix(teacher.prefix(some, summaries=seen), summaries=seen)
+        likeness = [F.cosine_similarity(a[: len(some)], b, dim=-1).mean() for a, b in zip(summaries, seen, strict=True)]
+        logits = classifier(tiny_backbone.final_norm(tokens)[:, 0])
+        loss = F.cross_entropy(logits, task.targets(part, 0)) + 7.0 * (1 - torch.stack(likeness).mean())
+        expected = expected + len(part) / 10 * loss
+    parameters = [shared.B, base.B, base.A, base.log_mu]
+    trained = [result.shared.B, result.task.B, result.task.A, result.task.log_mu]
+    for p, gradient, value in zip(parameters, torch.autograd.grad(expected, parameters), trained, strict=True):
+        torch.testing.assert_close(value, p - 0.05 * (gradient + 5e-4 * p), rtol=1e-4, atol=1e-6)
+
+
+def test_a_teacher_sees_the_same_view_at_more_pixels(tiny_backbone: Backbone) -> None:
+    task = with_teacher(job(tiny_backbone, first=True))
+    small, large = task.views(np.arange(10), 1, Preprocess(32)), task.views(np.arange(10), 1, Preprocess(48))
+    assert large.shape == (10, 3, 48, 48)
+    reduced = F.interpolate(large, size=(32, 32), mode="area")
+    for i in range(10):
+        distances = [float((reduced[i] - small[j]).abs().mean()) for j in range(10)]
+        assert distances[i] < 0.6 * min(distances[:i] + distances[i + 1 :])
+
+
+def test_taught_features_are_nearer_to_those_of_more_pixels(tiny_backbone: Backbone) -> None:
+    task = with_teacher(job(tiny_backbone, first=True))
+    assert task.teacher is not None
+    small, large = (task.views(np.arange(10), 99, Preprocess(size)) for size in (32, 48))
+    wanted, distances = task.teacher.summaries(large), []
+    for run in (task, replace(task, teacher=None)):
+        result = SCHEDULES["two-stage"](replace(run, config=replace(CONFIG, epochs=10)))
+        features = replace(task.encoder, shared=result.shared, base=result.task).summaries(small)
+        distances.append(float(feature_distance(features, wanted)))
+    untrained = float(feature_distance(task.encoder.summaries(small), wanted))
+    assert distances[0] < untrained < distances[1]
+
+
 @pytest.mark.skipif(not computes_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16 instructions")
 @pytest.mark.parametrize("name", STAGES)
 def test_reduced_precision_changes_little_and_leaves_no_trace(tiny_backbone: Backbone, name: str) -> None:
     run, first, _ = STAGES[name]
     task = job(tiny_backbone, first=first)
-    pixels = task.views(np.arange(10), 0)
+    pixels = task.views(np.arange(10), 0, task.source.spec)
     before = tiny_backbone.prefix(pixels)
     exact = tensors(run(task))
     reduced = tensors(run(replace(task, config=replace(CONFIG, reduced_precision=True))))
@@ -451,10 +520,10 @@ def test_loss_falls(tiny_backbone: Backbone, name: str, monkeypatch: pytest.Monk
 
 def test_view_depends_on_seed_picture_and_number_alone(tiny_backbone: Backbone) -> None:
     task = job(tiny_backbone, first=True)
-    alone, among = task.views(np.array([3]), 1), task.views(np.array([0, 3, 7]), 1)
+    alone, among = task.views(np.array([3]), 1, task.source.spec), task.views(np.array([0, 3, 7]), 1, task.source.spec)
     assert alone.shape == (1, 3, 32, 32)
     assert torch.equal(alone[0], among[1])
-    assert not torch.equal(alone, task.views(np.array([3]), 2))
+    assert not torch.equal(alone, task.views(np.array([3]), 2, task.source.spec))
 
 
 def test_prefix_tokens_are_those_of_the_views(tiny_backbone: Backbone) -> None:
@@ -490,7 +559,7 @@ def test_a_step_sees_a_share_of_the_patches(rate: float, patches: int) -> None:
 def test_dropped_patches_are_the_ones_not_kept(tiny_backbone: Backbone) -> None:
     task = replace(job(tiny_backbone, first=False), config=replace(CONFIG, patch_drop_rate=0.5))
     batch = np.array([2, 5, 8])
-    kept, whole = task.kept(batch, 1), tiny_backbone.embed(task.views(batch, 1))
+    kept, whole = task.kept(batch, 1), tiny_backbone.embed(task.views(batch, 1, task.source.spec))
     assert kept is not None
     pixels, targets, also = task.fresh(batch, 1)
     assert (targets.tolist(), also.tolist()) == ((batch % 3).tolist(), kept.tolist())
@@ -514,10 +583,10 @@ def test_what_shapes_the_base_branch_is_turned_and_coloured(
     for plain in (published, later):
         assert plain.targets(some, 1).tolist() == plain.labels.tolist()
 
-    coloured = first.views(some, 1)
+    coloured = first.views(some, 1, first.source.spec)
     monkeypatch.setattr("edge_cl.adaptation.vary_colours", lambda pixels, generator: pixels)
-    turned, upright = first.views(some, 1), published.views(some, 1)
-    assert torch.equal(upright, later.views(some, 1)) is (first.seed == later.seed)
+    turned, upright = first.views(some, 1, first.source.spec), published.views(some, 1, first.source.spec)
+    assert torch.equal(upright, later.views(some, 1, later.source.spec)) is (first.seed == later.seed)
     for picture, wanted, turn in zip(turned, upright, turns[1], strict=True):
         assert torch.equal(picture, torch.rot90(wanted, int(turn), (1, 2)))
     assert not any(torch.equal(a, b) for a, b in zip(coloured, turned, strict=True))
