@@ -15,7 +15,7 @@ from edge_cl.config import LearnConfig
 
 TRAINING = 2.2  # a forward and backward pass through adapted blocks, in forward passes, ...
 REDUCED_TRAINING = 1.4  # ... and in reduced precision
-REDUCED_VIEW = 0.65  # a forward pass over a random view in that precision, making the view included
+REDUCED_VIEW = 0.65  # a forward pass in that precision, making the view included
 FINISH_S = 2.5  # measuring old and new model, report, plot and commit
 FEWEST_EPOCHS = 3  # below that, statistics alone are taken
 
@@ -33,7 +33,7 @@ class Work:
         distils: whether the shared adapter is trained with a teacher.
         seen: share of the tokens that a training step sees.
         training: forward passes that a forward and backward pass is worth.
-        view: the same of a pass over a random view.
+        view: the same of a pass over a picture to learn from.
         finer: tokens that the teacher of the base branch sees, of the tokens that it sees itself; 0: it has none.
     """
 
@@ -63,7 +63,7 @@ class Work:
 
     def base_passes(self, views: int) -> float:
         """Return the passes of prefix and base branch over the pictures and so many random views of each."""
-        return self.train * (1 + self.view * views) + self.hold_out
+        return self.train * self.view * (1 + views) + self.hold_out
 
     def own_passes(self, views: int) -> float:
         """Return the passes of the task's own branch over the same."""

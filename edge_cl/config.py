@@ -82,7 +82,7 @@ class LearnConfig:
     reduced_precision: bool = True
     captured_steps: bool = True
     weight_decay: float = 5e-4
-    views: int = 2
+    views: int = 3
     view_scale: float = 0.4
     fresh_view_scale: float = 0.2
     patch_drop_rate: float = 0.5

@@ -46,8 +46,8 @@ class ViewEncoder:
         checkpoint: keeps the features.
         cache: keeps the tokens.
         progress: told of every view.
-        reduced: whether random views, unlike the squares that answers are given on, are encoded in bfloat16: what that
-            changes is little beside what the views differ by.
+        reduced: whether pictures to learn from, unlike those that measure the answers, are encoded in bfloat16: what
+            that changes is little beside what they differ by.
     """
 
     encoder: Encoder
@@ -76,7 +76,7 @@ class ViewEncoder:
         prefix = self._prefix if kept else ""
         result, tokens = self._empty(1 + views, len(source.pictures)), []
         for view in range(1 + views):
-            reduced = self.reduced and view > 0
+            reduced = self.reduced and source.copies
             stage, key = f"{name}-{view}", {"prefix": prefix, "reduced": reduced, **source.key(view)}
             found = self.cache.find(key, shape) if view < kept else None
             if stage in self.checkpoint and (found is not None or view >= kept):

@@ -39,7 +39,7 @@ def test_passes_counted_by_hand(work: Work, shared: float, task: float, own: flo
     assert work.shared_passes(10) == pytest.approx(shared)
     assert work.task_passes(10) == pytest.approx(task)
     assert work.base_passes(3) == 100 * 4 + 10
-    assert replace(work, view=0.5).base_passes(3) == pytest.approx(100 * 2.5 + 10)
+    assert replace(work, view=0.5).base_passes(3) == pytest.approx(100 * 2 + 10)
     assert work.own_passes(3) == pytest.approx(own)
     assert replace(work, view=0.5).shared_passes(10) == pytest.approx(shared - 100 * 10 * 0.5 * work.finer)
 

@@ -136,7 +136,7 @@ def test_every_step_down_takes_less(footprint: Footprint) -> None:
     assert all(footprint.peak_mb(config) <= limit for config, limit in zip(wanted, limits, strict=True))
     assert wanted[0] == DEFAULT
     order = list(dict.fromkeys((c.micro_batch, c.recompute, c.views) for c in wanted))
-    assert order[:2] == [(16, False, 2), (8, False, 2)]
+    assert order[:2] == [(16, False, 3), (8, False, 3)]
     assert order == sorted(order, key=lambda o: (o[2], o[0], not o[1]), reverse=True)
     assert order[-1][2] < 2
 

@@ -179,20 +179,23 @@ def test_views_are_encoded_once(tiny_backbone: Backbone, tmp_path: Path) -> None
     assert encode(room=1)[1] == 1
 
 
-def test_random_views_alone_are_reduced(tiny_backbone: Backbone, tmp_path: Path) -> None:
-    """The centred square keeps every bit; a view in bfloat16 has its 8 bits, and is not taken for one in full."""
+def test_pictures_to_learn_from_alone_are_reduced(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    """Hold-out pictures keep every bit; a view in bfloat16 has its 8 bits, and is not taken for one in full."""
     root = write_looks(tmp_path / "pictures", {"a": 0, "b": 4}, 3)
     source = Source(read_folder(root).pictures, Preprocess(32), 0, (0.4, 1.0), copies=True)
     cache, encoder = TokenCache(tmp_path / "tokens", 1 << 20), Encoder(tiny_backbone, Preprocess(32), shared(1))
 
-    def encode(reduced: bool) -> Encoded:
-        run = ViewEncoder(encoder, Checkpoint(tmp_path / str(reduced), {}), cache, lambda *told: None, reduced)
-        return run.base("train", source, 1, keep_tokens=True)
+    def encode(reduced: bool, *, learn: bool) -> Encoded:
+        run = ViewEncoder(encoder, Checkpoint(tmp_path / str((reduced, learn)), {}), cache, lambda *told: None, reduced)
+        return run.base("some", replace(source, copies=learn), int(learn), keep_tokens=True)
 
-    full, reduced = encode(False), encode(True)
-    np.testing.assert_array_equal(reduced.features[0], full.features[0])
-    error = np.abs(reduced.features[1] - full.features[1])
-    assert 1e-5 < error.max() < 0.03 * np.abs(full.features).max()
-    rows = [encoded.tokens[1].rows(np.arange(6)) for encoded in (full, reduced)]
-    assert not torch.equal(*rows)
+    full, reduced = encode(False, learn=True), encode(True, learn=True)
+    for view in (0, 1):
+        error = np.abs(reduced.features[view] - full.features[view])
+        assert 1e-5 < error.max() < 0.03 * np.abs(full.features).max()
+        rows = [encoded.tokens[view].rows(np.arange(6)) for encoded in (full, reduced)]
+        assert not torch.equal(*rows)
+    held = encode(True, learn=False)
+    np.testing.assert_array_equal(held.features[0], full.features[0])
+    assert torch.equal(held.tokens[0].rows(np.arange(6)), full.tokens[0].rows(np.arange(6)))
     assert not tiny_backbone._reduced
