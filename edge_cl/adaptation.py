@@ -7,7 +7,6 @@ computed once.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from edge_cl.tokens import ResidentTokens, Tokens
 from edge_cl.training import Optimisation, exit_backward, reduces_precision, train_stage
 
 TURNS = 4  # by 0, 90, 180, 270 degrees
-TAUGHT = 0.5  # share of a batch whose features are held to the teacher's
+TAUGHT_EVERY = 2  # of so many pictures of a batch one's features are held to the teacher's
 
 
 def vary_colours(pixels: Pixels, generator: np.random.Generator) -> Pixels:
@@ -111,7 +110,8 @@ class Job:
     def views(self, indices: np.ndarray, number: int, spec: Preprocess) -> Tensor:
         """Return fresh view `number` of some pictures as network input, (B, 3, S, S), on the CPU.
 
-        A view depends on seed, picture and number alone, never on what was drawn before it; it is the same at any size.
+        A view depends on seed, picture and number alone, never on what was drawn before it; at any size it is the same
+        crop, turn and light.
         """
         copies, pixels = self.source.decoded.copies, []
         for i, turn in zip(indices, self.turns(indices, number), strict=True):
@@ -150,9 +150,19 @@ class Job:
         kept = self.kept(indices, number)
         return (*seen, self.targets(indices, number), *(() if kept is None else (torch.from_numpy(kept),)))
 
-    def fresh(self, indices: np.ndarray, number: int) -> Inputs:
-        """Return a fresh view's `inputs`."""
-        return self.inputs(indices, number, self.views(indices, number, self.source.spec))
+    def fresh(self, indices: np.ndarray, number: int, first: int = 0) -> Inputs:
+        """Return a fresh view's `inputs`; and of those that are taught, if any, what the teacher sees and their rows.
+
+        Args:
+            indices: of the pictures.
+            number: of the view.
+            first: place of the first picture in its batch; which are taught depends on places alone.
+        """
+        seen = self.inputs(indices, number, self.views(indices, number, self.source.spec))
+        rows = np.arange(-first % TAUGHT_EVERY, len(indices), TAUGHT_EVERY)
+        if self.teacher is None or not len(rows):
+            return seen
+        return (*seen, self.views(indices[rows], number, self.teacher.preprocess), torch.from_numpy(rows))
 
     def train(self, stage: str, modules: Sequence[nn.Module], objective: Objective) -> int:
         """Train some modules in place, as a timed, resumable stage with progress; return the epochs begun."""
@@ -262,21 +272,18 @@ def shape_base(job: Job) -> Adapted:
     backbone, teacher, settings = job.encoder.backbone, job.teacher, job.optimisation
     prefix, suffix = range(backbone.split), range(backbone.split, backbone.depth)
 
-    def inputs(indices: np.ndarray, number: int) -> Inputs:
-        seen = job.fresh(indices, number)
-        if teacher is None:
-            return seen
-        taught = indices[: math.ceil(TAUGHT * len(indices))]
-        return (*seen, job.views(taught, number, teacher.preprocess))
-
-    def backward(weight: float, pixels: Tensor, targets: Tensor, finer: Tensor | None = None) -> Tensor:
-        summaries: list[Tensor] | None = None if finer is None else []
-        tokens = backbone.run_blocks(job.embedded(pixels), prefix, shared, summaries)
-        if teacher is None or finer is None or summaries is None:
+    def backward(weight: float, pixels: Tensor, targets: Tensor, *taught: Tensor) -> Tensor:
+        if not taught:
+            tokens = backbone.run_blocks(job.embedded(pixels), prefix, shared)
             loss = F.cross_entropy(classifier(backbone.exit(tokens, suffix, task)), targets)
         else:
-            tokens = backbone.run_blocks(tokens, suffix, task, summaries)
-            distance = feature_distance(torch.stack(summaries, 1)[: len(finer)], teacher.summaries(finer))
+            assert teacher is not None
+            finer, rows = taught
+            wanted, found = teacher.summaries(finer), list[Tensor]()  # before the student's pass fills the memory
+            tokens = backbone.run_blocks(job.embedded(pixels), prefix, shared, found)
+            tokens = backbone.run_blocks(tokens, suffix, task, found)
+            share = TAUGHT_EVERY * len(finer) / len(pixels)
+            distance = share * feature_distance(torch.stack(found, 1)[rows], wanted)
             loss = F.cross_entropy(classifier(backbone.classify_token(tokens)), targets)
             loss = loss + job.config.finer_weight * distance
         loss = weight * (loss + settings.orthogonality * orthogonality_loss(task, job.earlier))
@@ -285,7 +292,7 @@ def shape_base(job: Job) -> Adapted:
 
     reduced = reduces_precision(job.config, job.encoder.device)
     with teacher.backbone.run_mode(reduced=reduced) if teacher else nullcontext():
-        epochs = job.train("shared", [shared, task, classifier], Objective(inputs, backward))
+        epochs = job.train("shared", [shared, task, classifier], Objective(job.fresh, backward))
     return Adapted(shared.requires_grad_(False), task.requires_grad_(False), epochs)
 
 
@@ -327,14 +334,14 @@ def train_task_adapter(job: Job, tokens: Sequence[Tokens]) -> tuple[Adapter, int
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def from_disk(batch: np.ndarray, epoch: int) -> Inputs:
+    def from_disk(batch: np.ndarray, epoch: int, first: int) -> Inputs:
         return tokens[epoch % len(tokens)].rows(batch, job.kept(batch, epoch)), job.targets(batch, epoch)
 
     objective = Objective(from_disk, backward)
     if device.type != "cpu":  # the tokens stay there, and a step is told which to take
         held = ResidentTokens.of(tokens, device)
 
-        def which(batch: np.ndarray, epoch: int) -> Inputs:
+        def which(batch: np.ndarray, epoch: int, first: int) -> Inputs:
             return job.inputs(batch, epoch, torch.tensor([epoch % len(tokens)]), torch.from_numpy(batch))
 
         def from_device(

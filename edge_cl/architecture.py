@@ -88,30 +88,29 @@ def build(spec: BackboneSpec, weights: Mapping[str, Tensor]) -> Backbone:
             mend="Name the architecture that they belong to with --backbone.",
         )
     vit.load_state_dict({key: state[key].to(wanted[key].dtype).contiguous() for key in wanted}, assign=True)
-    return Backbone(vit, spec.split, weights.get("pos_embed"))
+    return Backbone(vit, spec.split, weights.get("pos_embed"))  # a file of another origin names them otherwise
 
 
 def finer_size(backbone: Backbone, image_size: int) -> int | None:
     """Return the side of an input that shows a backbone more than its own, pixels: `FINER` times as large.
 
-    It is no larger than what the backbone was pretrained on; None where that leaves nothing to gain.
+    It is no larger than what the backbone was pretrained on; None where that leaves nothing to gain, or is not known
+    because its position embeddings are not one of each patch of a square.
     """
     vit, positions = backbone.vit, backbone.positions
     if positions is None:
         return None
-    patch, cells = (
-        vit.patch_embed.patch_size[0],
-        positions.shape[1] - (0 if vit.no_embed_class else vit.num_prefix_tokens),
-    )
-    size = min(math.isqrt(cells) * patch, int(FINER * image_size) // patch * patch)
-    return size if size > image_size else None
+    cells = positions.shape[1] - (0 if vit.no_embed_class else vit.num_prefix_tokens)
+    side, patch = math.isqrt(cells), vit.patch_embed.patch_size[0]
+    size = min(side * patch, int(FINER * image_size) // patch * patch)
+    return size if side**2 == cells and size > image_size else None
 
 
 def at_size(backbone: Backbone, spec: BackboneSpec, image_size: int) -> Backbone:
     """Return the bare backbone for inputs of another size; all weights but the position embeddings are the same."""
+    assert backbone.positions is not None
     weights = dict(backbone.vit.state_dict())
-    if backbone.positions is not None:
-        weights["pos_embed"] = backbone.positions.to(weights["pos_embed"])
+    weights["pos_embed"] = backbone.positions.to(weights["pos_embed"])
     return build(replace(spec, image_size=image_size), weights)
 
 

@@ -22,7 +22,8 @@ class Backbone(nn.Module):
     Args:
         vit: the transformer.
         split: number of blocks in the prefix.
-        positions: position embeddings as pretrained, (1, N', D), before they were resampled to the input; None if lost.
+        positions: position embeddings as pretrained, (1, N', D), before they were resampled to the input; None if
+            not known.
     """
 
     def __init__(self, vit: VisionTransformer, split: int, positions: Tensor | None = None) -> None:

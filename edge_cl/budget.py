@@ -34,7 +34,7 @@ class Work:
         seen: share of the tokens that a training step sees.
         training: forward passes that a forward and backward pass is worth.
         view: the same of a pass over a picture to learn from.
-        finer: tokens that the teacher of the base branch sees, of the tokens that it sees itself; 0: it has none.
+        finer: tokens that a teacher of the base branch sees for every token of a training step; 0: there is none.
     """
 
     train: int
@@ -47,6 +47,11 @@ class Work:
     training: float = TRAINING
     view: float = 1.0
     finer: float = 0.0
+
+    def under(self, config: LearnConfig) -> Work:
+        """Return what of the work some settings ask for."""
+        finer = self.finer if config.finer_weight else 0.0
+        return replace(self, adapts=self.adapts and config.method != "prototype", finer=finer)
 
     def shared_passes(self, epochs: int) -> float:
         """Return the passes that training through the prefix takes."""
@@ -103,7 +108,7 @@ class TimeBudget:
         return work.own_passes(views) * self.pass_s + FINISH_S
 
     def fit(self, work: Work, config: LearnConfig) -> LearnConfig:
-        """Return the settings with as many epochs as fit, else fewer views, else with statistics alone.
+        """Return the settings with as many epochs as fit, else without a teacher, fewer views, or statistics alone.
 
         Where not even those fit, the cheapest settings of all are returned.
         """
@@ -112,11 +117,11 @@ class TimeBudget:
         if work.adapts:
             fewest = min(FEWEST_EPOCHS, config.epochs)
             shorter = [replace(config, epochs=e) for e in _down(config.epochs, fewest)]
-            fewer = [replace(shorter[-1], views=v) for v in _down(config.views, 0)]
-            options = [*shorter, *fewer, *options]
+            alone = [replace(option, finer_weight=0.0) for option in shorter] if work.finer else []
+            fewer = [replace((shorter + alone)[-1], views=v) for v in _down(config.views, 0)]
+            options = [*shorter, *alone, *fewer, *options]
         for option in options:
-            taken = replace(work, adapts=work.adapts and option.method != "prototype")
-            if self.learn_s(taken, option) <= left:
+            if self.learn_s(work.under(option), option) <= left:
                 return option
         return options[-1]
 

@@ -102,10 +102,8 @@ class Footprint:
         batch = math.ceil(work.train / batch_count(work.train, config.batch_size))
         at_once = math.ceil(batch / batch_count(batch, config.micro_batch))
         # A product in half precision saves its copy of the weights too.
-        # Half of the batch goes through a teacher, too, and its summaries of every block stay for the backward pass.
-        finer = at_once * work.finer * self.tokens * self.width * ENCODING
         copies = HALF * self.matrices * (1 if config.recompute else blocks) * self.reduced
-        return at_once * FLOAT * (work.seen * self.tokens * self.width * held + pixels) + FLOAT * finer + copies
+        return at_once * FLOAT * (work.seen * self.tokens * self.width * held + pixels) + copies
 
     def _encoding_b(self, config: LearnConfig) -> float:
         pixels = PIXELS * 3 * self.image_size**2

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_cl.adaptation import TAUGHT
+from edge_cl.adaptation import TAUGHT_EVERY
 from edge_cl.architecture import at_size, finer_size
 from edge_cl.budget import REDUCED_TRAINING, REDUCED_VIEW, TRAINING, TimeBudget, Work
 from edge_cl.checkpoint import Checkpoint
@@ -88,7 +88,7 @@ class Plan:
     predicted_mb: float
 
 
-CHOSEN = ("method", "epochs", "views", "micro_batch", "recompute")  # settings that a plan may change
+CHOSEN = ("method", "epochs", "views", "finer_weight", "micro_batch", "recompute")  # settings that a plan may change
 
 
 def make_plan(
@@ -118,7 +118,7 @@ def make_plan(
     if budget is not None:
         before, work = time.monotonic() - started, footprint.work
         config = budget.fit(work, config)
-        work = replace(work, adapts=work.adapts and config.method != "prototype")
+        work = work.under(config)
         predicted_s = before + budget.learn_s(work, config)
     plan = Plan(config, predicted_s, idle, idle + footprint.peak_mb(config))
     settings = {name: getattr(config, name) for name in CHOSEN}
@@ -133,7 +133,7 @@ def work_of(model: Model, encoder: Encoder, intake: Intake) -> Work:
     reduced = reduces_precision(config, encoder.device)
     together = anew or config.schedule == "joint"
     size = teaching_size(model, encoder, intake)
-    backbone, taught = encoder.backbone, TAUGHT if size else 0.0
+    backbone = encoder.backbone
     patches = (backbone.tokens - backbone.fixed_tokens) * ((size or 0) / model.spec.image_size) ** 2
     return Work(
         train=len(intake.train),
@@ -145,5 +145,5 @@ def work_of(model: Model, encoder: Encoder, intake: Intake) -> Work:
         seen=1.0 if together else 1 - config.patch_drop_rate,
         training=REDUCED_TRAINING if reduced else TRAINING,
         view=REDUCED_VIEW if reduced and encoder.graphs is None else 1.0,
-        finer=taught * (patches + backbone.fixed_tokens) / backbone.tokens,
+        finer=(patches + backbone.fixed_tokens) / backbone.tokens / TAUGHT_EVERY if size else 0.0,
     )

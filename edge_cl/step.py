@@ -23,12 +23,12 @@ class Objective:
     """What a training stage minimises.
 
     Attributes:
-        inputs: given picture indices and the epoch, makes what a step sees of them, on the CPU; for a GPU it is called
-            ahead of time, in threads.
+        inputs: given picture indices, the epoch, and the place of the first of them in its batch, makes what a step
+            sees of them, on the CPU; for a GPU it is called ahead of time, in threads.
         backward: see `Backward`; its work depends on nothing but the inputs' values and what it trains.
     """
 
-    inputs: Callable[[Indices, int], Inputs]
+    inputs: Callable[[Indices, int, int], Inputs]
     backward: Backward
 
 

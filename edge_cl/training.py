@@ -136,7 +136,9 @@ def train_stage(
 
         def parts(batch: Indices, epoch: int = done) -> list[Part]:
             split = np.array_split(batch, batch_count(len(batch), settings.micro_batch))
-            return [(len(part) / len(batch), _pinned(objective.inputs(part, epoch), device)) for part in split]
+            first = np.cumsum([0, *map(len, split)])
+            made = [objective.inputs(part, epoch, int(place)) for part, place in zip(split, first, strict=False)]
+            return [(len(part) / len(batch), _pinned(one, device)) for part, one in zip(split, made, strict=True)]
 
         batches = list(epoch_batches(count, settings.batch_size, (seed, done), labels))
         for i, ready in enumerate(_ahead(parts, batches, workers=torch.get_num_threads() * (device.type == "cuda"))):

@@ -71,6 +71,16 @@ def test_what_is_chosen_is_predicted_to_fit(work: Work, seconds: int) -> None:
     assert given.learn_s(taken, chosen) <= seconds
 
 
+def test_a_teacher_goes_before_the_views() -> None:
+    work = replace(FIRST, finer=1.2)
+    fits = [budget(seconds).fit(work, CONFIG10) for seconds in range(90, 0, -1)]
+    order = list(dict.fromkeys((f.method, f.finer_weight > 0, f.epochs, f.views) for f in fits))
+    assert order[:9] == [("cl-lora", True, e, 3) for e in range(10, 2, -1)] + [("cl-lora", False, 4, 3)]
+    assert ("cl-lora", False, 3, 0) in order
+    assert work.under(replace(CONFIG10, finer_weight=0.0)).finer == 0
+    assert work.under(replace(CONFIG10, method="prototype")).adapts is False
+
+
 def test_training_leaves_time_for_what_follows() -> None:
     given = budget(100)
     encoding = 110 * 0.02 + 110 * 0.01

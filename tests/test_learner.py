@@ -19,10 +19,13 @@ from PIL import Image, UnidentifiedImageError
 from small import BACKBONE, CONFIG, LOOKS, copied, hashes, ids, new_learner, picture, write_looks
 
 from edge_cl import LearnConfig, Learner
+from edge_cl.adaptation import SCHEDULES, Adapted, Job
+from edge_cl.budget import Work
 from edge_cl.decoded import decode
 from edge_cl.errors import EdgeClError, FolderError, StoreError, UsageError
 from edge_cl.model import Model
 from edge_cl.pictures import read_folder
+from edge_cl.plan import work_of
 from edge_cl.version import Version
 
 # Names sort in another order than they are taught in, within a task and across tasks.
@@ -794,3 +797,43 @@ def test_probes_are_in_the_pooled_scatter_and_earlier_ones_do_not_say(learner: L
     found = model(learner).probes
     assert not found[0].pooled.any() and found[1].pooled.all()
     assert len(found[0].pooled) == len(found[0].classes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes"),
+    [
+        ({}, [48, None, 48]),  # the first task and one with four times the classes shape the base branch
+        ({"readapt_factor": 9.0}, [48, None, None]),
+        ({"finer_weight": 0.0}, [None, None, None]),
+        ({"schedule": "joint", "shared_update": "distil"}, [None, None, None]),
+    ],
+)
+def test_what_shapes_the_base_branch_has_a_teacher(
+    tmp_path: Path, tiny_weights: Path, settings: dict[str, Any], sizes: list[int | None]
+) -> None:
+    """The bare backbone at half as many pixels more; planned for and used by the same tasks."""
+    learner = Learner.init(tmp_path / "store", backbone=BACKBONE, weights=tiny_weights, image_size=32, device="cpu")
+    config, taught, planned = replace(CONFIG, epochs=1, **settings), list[int | None](), list[float]()
+
+    def spy(schedule: Callable[[Job], Adapted]) -> Callable[[Job], Adapted]:
+        def run(job: Job) -> Adapted:
+            if job.teacher is not None:
+                assert (job.teacher.shared, job.teacher.base) == (None, None)
+            taught.append(job.teacher.preprocess.image_size if job.teacher else None)
+            return schedule(job)
+
+        return run
+
+    def seen(*arguments: Any) -> Work:
+        work = work_of(*arguments)
+        planned.append(work.finer)
+        return work
+
+    with (
+        mock.patch.dict("edge_cl.learning.SCHEDULES", {name: spy(run) for name, run in SCHEDULES.items()}),
+        mock.patch("edge_cl.learning.work_of", seen),
+    ):
+        for i, looks in enumerate(({"a": 0, "b": 4}, {"c": 8, "d": 12}, {f"e{k}": 2 * k + 1 for k in range(8)})):
+            learner.learn(write_looks(tmp_path / str(i), looks, 8), config)
+    assert taught == sizes
+    assert planned == [(9 + 1) / (4 + 1) / 2 if size else 0.0 for size in sizes]  # patches and class token
