@@ -19,8 +19,8 @@ from edge_cl.drift import DriftMap
 from edge_cl.encoding import Encoded, Progress, ViewEncoder
 from edge_cl.features import Encoder
 from edge_cl.head import WEIGHT_BITS, Branch, Discriminant, precision_of
+from edge_cl.heap import give_back
 from edge_cl.intake import Intake
-from edge_cl.memory import give_back
 from edge_cl.model import KnownClass, Model, Probes
 from edge_cl.pictures import Picture
 from edge_cl.plan import Plan, adapts, make_plan, shapes_base, teacher, work_of

@@ -8,7 +8,6 @@ and statistics need for a moment.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from edge_cl.config import LearnConfig
 from edge_cl.decoded import WORKING_COPY
 from edge_cl.errors import EdgeClError
 from edge_cl.features import Encoder
+from edge_cl.heap import give_back
 from edge_cl.statistics import fold_rows, rows_at_once
 from edge_cl.training import batch_count
 
@@ -83,9 +83,7 @@ class Footprint:
         encoding = pictures + features + self._encoding_b(config)
         # Shared and base adapter train on the pictures; a task adapter later, when only their features are left.
         training += pictures if self.work.together or self.work.distils else features
-        # Libraries of linear algebra take about as much again as the features of the base branch.
-        statistics = features + self._rows(config) * self.features * FLOAT + self._statistics_b(config)
-        return LIBRARIES_MB + max(training, encoding, statistics) / MB
+        return LIBRARIES_MB + max(training, encoding, features + self._statistics_b(config)) / MB
 
     def _pictures_b(self) -> float:
         square = 3 * self.image_size**2
@@ -159,12 +157,6 @@ def _down(config: LearnConfig) -> Iterator[LearnConfig]:
         yield replace(config, micro_batch=size, recompute=True)
     for views in range(config.views - 1, -1, -1):
         yield replace(config, micro_batch=1, recompute=True, views=views)
-
-
-def give_back() -> None:
-    """Give memory that was freed back to the system, so that the next stage does not come on top of it."""
-    with contextlib.suppress(AttributeError):  # not every C library has it
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def idle_mb() -> float:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from edge_cl.heap import give_back
+
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
@@ -97,6 +99,7 @@ class Scatter:
         return Scatter(result.basis, result.energy, result.rest, self.count + count)
 
     def _add_rows(self, deviations: Sequence[Array], rank: int) -> Scatter:
+        give_back()  # matrices of the fold before
         known = len(self.energy)
         rows = np.concatenate((self.basis, *deviations), dtype=np.float32)
         rows[:known] *= np.sqrt(self.energy)[:, None]
