@@ -55,7 +55,7 @@ def test_peak_by_hand(together: bool, micro_batch: int, recompute: bool, reduced
     peak = max(
         training + (pictures if together else features),
         pictures + features + encoding,
-        features + 4 * 4608 * 110 + statistics,
+        features + statistics,
     )
     footprint = replace(FIRST if together else LATER, reduced=reduced)
     assert footprint.peak_mb(config) == pytest.approx(LIBRARIES_MB + peak / 2**20)
