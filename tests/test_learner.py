@@ -515,7 +515,7 @@ def test_learn_after_rollback(learner: Learner, tmp_path: Path, fresh: Path) -> 
 @pytest.mark.parametrize("method", ["prototype", "cl-lora"])
 def test_update_moves_means_as_if_pictures_had_come_at_once(blank: Learner, tmp_path: Path, method: Any) -> None:
     """Means and counts are those of all pictures; the features of adapted tasks stay where their adapters put them."""
-    config = replace(CONFIG, method=method, views=0)
+    config = replace(CONFIG, method=method, views=0, reduced_precision=False)
     learner = copied(blank, tmp_path / "store")
     learner.learn(write_looks(tmp_path / "first", FIRST, 5), config)
     learner.learn(write_looks(tmp_path / "second", SECOND, 5), config)
