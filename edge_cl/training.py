@@ -135,10 +135,9 @@ def train_stage(
         total = torch.zeros((), dtype=torch.float64, device=device)
 
         def parts(batch: Indices, epoch: int = done) -> list[Part]:
-            split = np.array_split(batch, batch_count(len(batch), settings.micro_batch))
-            first = np.cumsum([0, *map(len, split)])
-            made = [objective.inputs(part, epoch, int(place)) for part, place in zip(split, first, strict=False)]
-            return [(len(part) / len(batch), _pinned(one, device)) for part, one in zip(split, made, strict=True)]
+            split = np.array_split(np.arange(len(batch)), batch_count(len(batch), settings.micro_batch))
+            made = [objective.inputs(batch[places], epoch, int(places[0])) for places in split]
+            return [(len(places) / len(batch), _pinned(one, device)) for places, one in zip(split, made, strict=True)]
 
         batches = list(epoch_batches(count, settings.batch_size, (seed, done), labels))
         for i, ready in enumerate(_ahead(parts, batches, workers=torch.get_num_threads() * (device.type == "cuda"))):

@@ -3,7 +3,8 @@
     python examples/step_costs.py DIR/train --backbone NAME --weights FILE --image-size 128
 
 trains on up to 256 pictures of the class folders: shared and task adapter together on fresh views (as the first task,
-and in single precision as published), and a task adapter alone on prefix tokens (as every later task).
+but without its teacher at more pixels, and in single precision as published), and a task adapter alone on prefix tokens
+(as every later task).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from torch.profiler import ProfilerActivity, profile
 
 from edge_cl import Learner
-from edge_cl.adaptation import Job, joint, train_task_adapter
+from edge_cl.adaptation import SCHEDULES, Job, train_task_adapter
 from edge_cl.benchmark import machine
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
@@ -60,7 +61,7 @@ def run(job: Job, tokens: list[Tokens] | None) -> list[float]:
     ends: list[float] = []
     job = replace(job, progress=lambda stage, done, total: ends.append(time.perf_counter()))
     if tokens is None:
-        joint(job)
+        SCHEDULES[job.config.schedule](job)
     else:
         train_task_adapter(job, tokens)
     return ends
@@ -101,7 +102,7 @@ def main() -> None:
         cache = TokenCache(place, 1 << 32)
         encode = ViewEncoder(encoder, Checkpoint(place / "work", {}), cache, lambda *told: None)
         views = list(encode.base("train", task.source, config.views, keep_tokens=True).tokens)
-        shared = joint(replace(task, config=replace(config, epochs=1))).shared
+        shared = SCHEDULES["two-stage"](replace(task, config=replace(config, epochs=1))).shared
         later = replace(task, encoder=replace(encoder, shared=shared))
         rows = {
             "published, 12 blocks, single precision": (
