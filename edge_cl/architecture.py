@@ -35,6 +35,7 @@ class BackboneSpec:
         split: number of blocks in the prefix.
         preprocess: how pictures become input.
         overrides: further arguments of the timm model.
+        patch_stride: pixels from one patch to the next; None: a patch's side, so that none overlap.
     """
 
     name: str
@@ -42,15 +43,18 @@ class BackboneSpec:
     split: int
     preprocess: Preprocess
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    patch_stride: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the specification as plain JSON values."""
+        """Return the specification as plain JSON values: without a stride what it was before there were any."""
+        stride = {} if self.patch_stride is None else {"patch_stride": self.patch_stride}
         return {
             "name": self.name,
             "image_size": self.image_size,
             "split": self.split,
             "preprocess": self.preprocess.to_json(),
             "overrides": dict(self.overrides),
+            **stride,
         }
 
     @classmethod
@@ -101,7 +105,7 @@ def finer_size(backbone: Backbone, image_size: int) -> int | None:
     if positions is None:
         return None
     cells = positions.shape[1] - (0 if vit.no_embed_class else vit.num_prefix_tokens)
-    side, patch = math.isqrt(cells), vit.patch_embed.patch_size[0]
+    side, patch = math.isqrt(cells), backbone.patch
     size = min(side * patch, int(FINER * image_size) // patch * patch)
     return size if side**2 == cells and size > image_size else None
 
@@ -112,6 +116,12 @@ def at_size(backbone: Backbone, spec: BackboneSpec, image_size: int) -> Backbone
     weights = dict(backbone.vit.state_dict())
     weights["pos_embed"] = backbone.positions.to(weights["pos_embed"])
     return build(replace(spec, image_size=image_size), weights)
+
+
+def patches_of(backbone: Backbone, image_size: int) -> int:
+    """Return the number of patches that a backbone sees of an input of some size, pixels."""
+    (stride, _) = backbone.vit.patch_embed.proj.stride
+    return ((image_size - backbone.patch) // int(stride) + 1) ** 2
 
 
 def build_empty(spec: BackboneSpec) -> Backbone:
@@ -153,7 +163,21 @@ def _create(spec: BackboneSpec) -> VisionTransformer:
             f"Cannot split the {depth} blocks of {spec.name} after block {spec.split}.",
             mend=f"Split between 1 and {depth - 1}.",
         )
+    if spec.patch_stride is not None:
+        _overlap(vit, spec.image_size, spec.patch_stride)
     return vit
+
+
+def _overlap(vit: VisionTransformer, image_size: int, stride: int) -> None:
+    """Have the patches of an image overlap: one every `stride` pixels."""
+    embed = vit.patch_embed
+    patch = embed.patch_size[0]
+    if not 0 < stride <= patch:
+        raise BackboneError(
+            f"Patches of {patch} px cannot lie {stride} px apart.", mend=f"Choose a stride between 1 and {patch}."
+        )
+    vit.set_input_size(((image_size - patch) // stride + 1) * patch)  # an input of so many patches without overlap
+    embed.img_size, embed.proj.stride = (image_size, image_size), (stride, stride)
 
 
 def _has_fused_projection(block: nn.Module) -> bool:

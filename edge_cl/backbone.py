@@ -32,6 +32,7 @@ class Backbone(nn.Module):
         self.split = split
         self.positions = positions
         self.width = int(vit.embed_dim)
+        self.patch = int(vit.patch_embed.patch_size[0])
         self.has_class_token = vit.cls_token is not None
         self.final_norm: nn.Module = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
         self.blocks: list[Any] = list(vit.blocks)

@@ -22,6 +22,7 @@ from edge_cl.cli_options import (
     RuleOption,
     SizeOption,
     StoreOption,
+    StrideOption,
     WeightsOption,
     duration,
     megabytes,
@@ -48,6 +49,7 @@ def init(
     backbone: BackboneOption = "",
     weights: WeightsOption = None,
     image_size: SizeOption = None,
+    patch_stride: StrideOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -57,7 +59,9 @@ def init(
     from edge_cl.learner import Learner
 
     _board(device)
-    learner = Learner.init(store, backbone=backbone, weights=weights, image_size=image_size, device=device)
+    learner = Learner.init(
+        store, backbone=backbone, weights=weights, image_size=image_size, patch_stride=patch_stride, device=device
+    )
     head = learner.store.head
     value = {"store": str(store), "version": head.number, "backbone": learner.state["backbone"]}
     emit(as_json, value, lambda: say(f"Made {store} around {head.record['backbone']}."))
@@ -131,6 +135,7 @@ def learn(
     backbone: BackboneOption = "",
     weights: WeightsOption = None,
     image_size: SizeOption = None,
+    patch_stride: StrideOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -158,7 +163,7 @@ def learn(
     )
     if Store.exists(store):
         learner = Learner.open(store, device=device)
-        learner.require_backbone(backbone, weights, image_size)
+        learner.require_backbone(backbone, weights, image_size, patch_stride)
     else:
         _require_learnable(new_classes, config)
         if negatives is not None:
@@ -167,7 +172,10 @@ def learn(
             learner = None
         else:
             say(f"There is no store at {store} yet: making one.")
-            learner = Learner.init(store, backbone=backbone, weights=weights, image_size=image_size, device=device)
+            learner = Learner.init(
+                store, backbone=backbone, weights=weights, image_size=image_size, patch_stride=patch_stride,
+                device=device,
+            )  # fmt: skip
     if dry_run:
         _dry_run(learner, new_classes, config, update, as_json)
         return

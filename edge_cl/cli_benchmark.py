@@ -16,6 +16,7 @@ from edge_cl.cli_options import (
     JsonOption,
     SizeOption,
     StoreOption,
+    StrideOption,
     WeightsOption,
 )
 from edge_cl.console import answers, emit, say, table
@@ -33,13 +34,20 @@ def benchmark_learn(
     backbone: BackboneOption = "",
     weights: WeightsOption = None,
     image_size: SizeOption = None,
+    patch_stride: StrideOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Compare learning with the published schedule: seconds, memory and accuracy, side by side."""
     from edge_cl import benchmark as bench
 
-    options = {"--backbone": backbone, "--weights": weights, "--image-size": image_size, "--device": device}
+    options = {
+        "--backbone": backbone,
+        "--weights": weights,
+        "--image-size": image_size,
+        "--patch-stride": patch_stride,
+        "--device": device,
+    }
     init = [str(part) for pair in options.items() if pair[1] for part in pair]
     rows = []
     for row in bench.learn_rows(data, [increment], seeds or [1993], epochs, init):
@@ -80,6 +88,7 @@ def benchmark_accuracy(
     backbone: BackboneOption = "",
     weights: WeightsOption = None,
     image_size: SizeOption = None,
+    patch_stride: StrideOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -87,7 +96,13 @@ def benchmark_accuracy(
     from edge_cl import comparison
     from edge_cl.benchmark import machine
 
-    init = {"backbone": backbone, "weights": weights, "image_size": image_size, "device": device}
+    init = {
+        "backbone": backbone,
+        "weights": weights,
+        "image_size": image_size,
+        "patch_stride": patch_stride,
+        "device": device,
+    }
     sizes = _numbers(increment)
     chosen = methods or list(comparison.METHODS)
     rows = comparison.compare(

@@ -53,6 +53,10 @@ BackboneOption = Annotated[
 ]
 WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Local .safetensors file of its weights.")]
 SizeOption = Annotated[int | None, typer.Option("--image-size", min=8, help="Side of the input, pixels.")]
+StrideOption = Annotated[
+    int | None,
+    typer.Option("--patch-stride", min=1, help="Pixels from one patch to the next; fewer see more and cost more."),
+]
 RuleOption = Annotated[
     Rule, typer.Option("--rule", help="How branches are combined; closer: routed, and a second look where unsure.")
 ]

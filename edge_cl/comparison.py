@@ -339,7 +339,7 @@ def compare(
                     part,
                     epochs,
                     _weights(setting),
-                    "peak_mb",  # which earlier rows lack
+                    setting.learner.state["backbone"],
                 ]
                 place = output / f"{hashlib.sha256(canonical_json(key)).hexdigest()[:16]}.json"
                 if not place.exists():
@@ -362,8 +362,9 @@ def _row(setting: Setting, data: Path, name: str) -> dict[str, Any]:
     last = stages[-1]
     best = [max(row[t] for row in matrix if len(row) > t) for t in range(len(matrix))]
     spec = setting.learner.state["backbone"]
+    stride = f", patches {spec['patch_stride']} px apart," if spec.get("patch_stride") else ""
     return {
-        "backbone": f"{spec['name']} {spec['image_size']} px {_weights(setting)[:8]}",
+        "backbone": f"{spec['name']} {spec['image_size']} px{stride} {_weights(setting)[:8]}",
         "data": data.name,
         "part": setting.part,
         "seed": setting.seed,

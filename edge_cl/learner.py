@@ -67,6 +67,7 @@ class Learner:
         backbone: str = "",
         weights: str | Path | None = None,
         image_size: int | None = None,
+        patch_stride: int | None = None,
         device: str = "auto",
     ) -> Learner:
         """Make a store around a frozen backbone; its weights are copied in.
@@ -76,6 +77,7 @@ class Learner:
             backbone: timm name; the shipped backbone if not given.
             weights: local .safetensors file; the hub is asked if not given.
             image_size: side of the input, pixels.
+            patch_stride: pixels from one patch to the next; see `find_backbone` for what it is if not given.
             device: "auto", "cpu", "cuda" or the name of a board's profile, which means "cuda".
 
         Raises:
@@ -88,7 +90,7 @@ class Learner:
         from edge_cl.weights import find_backbone, read_weights
 
         _device(device)
-        source = find_backbone(backbone, Path(weights) if weights else None, image_size)
+        source = find_backbone(backbone, Path(weights) if weights else None, image_size, patch_stride)
 
         def fill(transaction: Any) -> None:
             transaction.put_file("backbone", source.path)
@@ -112,12 +114,16 @@ class Learner:
         return cls(Store.open(path, repair=repair), device=device)
 
     def require_backbone(
-        self, backbone: str = "", weights: str | Path | None = None, image_size: int | None = None
+        self,
+        backbone: str = "",
+        weights: str | Path | None = None,
+        image_size: int | None = None,
+        patch_stride: int | None = None,
     ) -> None:
         """Refuse a backbone other than the one the store was made with; what is not given is not compared.
 
         Raises:
-            StoreError: another name or input size, or weights whose SHA-256 is not the one recorded.
+            StoreError: another name, input size or patch stride, or weights whose SHA-256 is not the one recorded.
         """
         spec, faults = self.state["backbone"], []
         if backbone == SHIPPED:  # an architecture of timm's under our own name: its weights tell
@@ -126,6 +132,10 @@ class Learner:
             faults.append(f"{self.store.path} was made with the backbone {spec['name']}, not {backbone}.")
         if image_size is not None and image_size != spec["image_size"]:
             faults.append(f"{self.store.path} was made for {spec['image_size']} px, not {image_size} px.")
+        own_stride = spec.get("patch_stride")
+        if patch_stride is not None and patch_stride != own_stride:
+            has = f"patches {own_stride} px apart" if own_stride else "patches that do not overlap"
+            faults.append(f"{self.store.path} was made with {has}, not {patch_stride} px.")
         if weights is not None:
             wanted = self.store.head.objects["backbone"].sha256
             try:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge_cl.adaptation import TAUGHT_EVERY
-from edge_cl.architecture import at_size, finer_size
+from edge_cl.architecture import at_size, finer_size, patches_of
 from edge_cl.budget import REDUCED_TRAINING, REDUCED_VIEW, TRAINING, TimeBudget, Work
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
@@ -134,7 +134,7 @@ def work_of(model: Model, encoder: Encoder, intake: Intake) -> Work:
     together = anew or config.schedule == "joint"
     size = teaching_size(model, encoder, intake)
     backbone = encoder.backbone
-    patches = (backbone.tokens - backbone.fixed_tokens) * ((size or 0) / model.spec.image_size) ** 2
+    patches = patches_of(backbone, size) if size else 0
     return Work(
         train=len(intake.train),
         hold_out=len(intake.hold_out),

@@ -18,6 +18,8 @@ from edge_cl.config import BACKBONES_DIR, SHIPPED
 from edge_cl.errors import BackboneError, did_you_mean
 from edge_cl.preprocess import Preprocess
 
+FINER_STRIDE = 7 / 8  # of a patch's side: from one patch to the next, where a backbone is given less than it knows
+
 
 @dataclass(frozen=True)
 class BackboneSource:
@@ -32,19 +34,24 @@ class BackboneSource:
     path: Path
 
 
-def find_backbone(name: str = "", weights: Path | None = None, image_size: int | None = None) -> BackboneSource:
+def find_backbone(
+    name: str = "", weights: Path | None = None, image_size: int | None = None, patch_stride: int | None = None
+) -> BackboneSource:
     """Find a backbone and its weights.
 
     Args:
         name: timm name, or "" or the shipped backbone's name for the one that ships with the package.
         weights: local .safetensors file; without it the hub is asked for a timm name's weights.
         image_size: side of the input, pixels; the model's own if not given.
+        patch_stride: pixels from one patch to the next. If not given, `FINER_STRIDE` of a patch's side where the input
+            is smaller than what the backbone was pretrained on and sees more patches that way; else a patch's side.
+            The shipped backbone's patches do not overlap unless told: it was pretrained on small inputs.
 
     Raises:
         BackboneError: unknown name, unreachable hub, or unreadable file.
     """
     if name in ("", SHIPPED) and weights is None:
-        return _shipped(image_size)
+        return _shipped(image_size, patch_stride)
     if name in ("", SHIPPED):
         raise BackboneError(f"{weights} needs the name of its architecture.", mend="Add --backbone NAME.")
     if not timm.is_model(name):
@@ -52,11 +59,15 @@ def find_backbone(name: str = "", weights: Path | None = None, image_size: int |
         mend = f"{did_you_mean(name, known)} `edge-cl init --backbone list` shows the choices."
         raise BackboneError(f"timm knows no model {name!r}.", mend=mend)
     config = resolve_data_config(pretrained_cfg=_pretrained_config(name))
-    size = image_size or int(config["input_size"][-1])
+    own = int(config["input_size"][-1])
+    size = image_size or own
     preprocess = Preprocess(
         size, tuple(config["mean"]), tuple(config["std"]), config["interpolation"], float(config["crop_pct"])
     )
-    spec = BackboneSpec(name, size, _half_depth(name, size), preprocess)
+    depth, patch = _depth_and_patch(name)
+    if patch_stride is None and size < own:
+        patch_stride = _finer_stride(size, patch)
+    spec = BackboneSpec(name, size, depth // 2 or 1, preprocess, patch_stride=patch_stride)
     return BackboneSource(spec, weights or _from_hub(name))
 
 
@@ -86,7 +97,7 @@ def _read_tensor(path: Path, name: str) -> Tensor:
         return tensor.clone()
 
 
-def _shipped(image_size: int | None) -> BackboneSource:
+def _shipped(image_size: int | None, patch_stride: int | None) -> BackboneSource:
     if not (BACKBONES_DIR / f"{SHIPPED}.json").is_file():
         raise BackboneError(
             f"This installation lacks the shipped backbone: {BACKBONES_DIR} is incomplete.",
@@ -98,7 +109,7 @@ def _shipped(image_size: int | None) -> BackboneSource:
     size = image_size or own
     preprocess = Preprocess(size, tuple(facts["mean"]), tuple(facts["std"]))
     depth = int(kwargs.get("depth", 12))
-    spec = BackboneSpec(str(facts["model"]), size, depth // 2, preprocess, kwargs)
+    spec = BackboneSpec(str(facts["model"]), size, depth // 2, preprocess, kwargs, patch_stride)
     return BackboneSource(spec, BACKBONES_DIR / f"{SHIPPED}.safetensors")
 
 
@@ -112,12 +123,19 @@ def _pretrained_config(name: str) -> dict[str, Any]:
     return config.to_dict() if config else {}
 
 
-def _half_depth(name: str, size: int) -> int:
+def _depth_and_patch(name: str) -> tuple[int, int]:
+    """Return the number of blocks and a patch's side, pixels; 0 of what the model does not have."""
     import torch
 
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=0)
-    return len(getattr(model, "blocks", ())) // 2 or 1
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", (0,))
+    return len(getattr(model, "blocks", ())), int(patch[0])
+
+
+def _finer_stride(size: int, patch: int) -> int | None:
+    stride = int(FINER_STRIDE * patch)
+    return stride if stride and (size - patch) // stride + 1 > size // patch else None
 
 
 def _from_hub(name: str) -> Path:

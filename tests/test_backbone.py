@@ -15,7 +15,7 @@ from conftest import TINY, random_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edge_cl.architecture import BackboneSpec, at_size, build, finer_size
+from edge_cl.architecture import BackboneSpec, at_size, build, finer_size, patches_of
 from edge_cl.backbone import Backbone
 from edge_cl.errors import BackboneError
 from edge_cl.lora import Adapter
@@ -174,6 +174,35 @@ def test_position_embeddings_are_resampled(name: str) -> None:
     torch.testing.assert_close(after, reference.forward_features(pixels), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["class-token", "deit3", "registers", "average"])
+@pytest.mark.parametrize(("patch_stride", "side"), [(None, 2), (1, 1), (0.75, 2), (0.5, 3), (0.4, 3)])
+@torch.no_grad()
+def test_patches_overlap(name: str, patch_stride: float | None, side: int) -> None:
+    """A patch's token is that of the same pixels in an input of their own, at the position embedding of its place."""
+    case = CASES[name]
+    patch = case.image_size // 2
+    size = 2 * patch if patch_stride != 1 else patch
+    stride = patch_stride and int(patch_stride * patch)
+    weights = random_weights(case.name, **case.arguments)
+    spec = replace(case.spec, image_size=size, patch_stride=stride)
+    backbone = build(spec, weights)
+    assert backbone.tokens == backbone.fixed_tokens + side**2 == backbone.fixed_tokens + patches_of(backbone, size)
+    pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    found = backbone.vit.patch_embed(pixels)
+    step = stride or patch
+    for row in range(side):
+        for column in range(side):
+            corner = pixels[..., row * step : row * step + patch, column * step : column * step + patch]
+            token = (backbone.vit.patch_embed.proj.weight * corner).sum((1, 2, 3)) + backbone.vit.patch_embed.proj.bias
+            torch.testing.assert_close(found[0, row * side + column], token, rtol=1e-4, atol=1e-4)
+    plain = build(replace(case.spec, image_size=side * patch), weights)
+    assert torch.equal(backbone.vit.pos_embed, plain.vit.pos_embed)
+    with pytest.raises(BackboneError, match=f"Patches of {patch} px cannot lie {patch + 1} px apart"):
+        build(replace(spec, patch_stride=patch + 1), weights)
+    bigger = at_size(backbone, spec, 4 * patch)
+    assert bigger.tokens - bigger.fixed_tokens == patches_of(backbone, 4 * patch) == ((3 * patch) // step + 1) ** 2
+
+
 @pytest.mark.parametrize("head", ["head.weight", "head_dist.bias", "fc.weight"])
 def test_classification_head_is_left_out(head: str) -> None:
     case = CASES["class-token"]
@@ -191,8 +220,11 @@ def test_half_precision_weights_are_read_as_single() -> None:
 
 
 def test_spec_survives_json() -> None:
-    spec = CASES["qk-norm"].spec
+    spec = replace(CASES["qk-norm"].spec, patch_stride=14)
     assert BackboneSpec.from_json(spec.to_json()) == spec
+    plain = replace(spec, patch_stride=None)
+    assert BackboneSpec.from_json(plain.to_json()) == plain
+    assert "patch_stride" not in plain.to_json()  # nor is it in stores and bundles written earlier: they stay the same
 
 
 def spec_of(name: str = "vit_tiny_patch16_224", image_size: int = 32, split: int = 2, **more: Any) -> BackboneSpec:
@@ -324,6 +356,28 @@ def test_a_model_without_weights_on_the_hub() -> None:
 def test_unknown_backbones_are_refused(name: str, weights: Path | None, message: str) -> None:
     with pytest.raises(BackboneError, match=message):
         find_backbone(name, weights)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "asked", "stride", "patches"),
+    [(128, None, 14, 81), (128, 16, 16, 64), (128, 12, 12, 100), (96, None, None, 36), (None, None, None, 100),
+     (160, None, None, 100), (176, None, None, 121), (None, 12, 12, 169)],
+)  # fmt: skip
+def test_smaller_inputs_are_seen_more_finely(
+    tiny_weights: Path, image_size: int | None, asked: int | None, stride: int | None, patches: int
+) -> None:
+    """Unless told otherwise, and where that yields more patches: these weights are of 160 px."""
+    source = find_backbone(TINY, tiny_weights, image_size, asked)
+    assert source.spec.patch_stride == stride
+    backbone = build(source.spec, read_weights(tiny_weights))
+    assert backbone.tokens == backbone.fixed_tokens + patches
+
+
+def test_patches_of_the_shipped_backbone_overlap_only_if_asked() -> None:
+    for asked in (None, 14):
+        source = find_backbone("", None, 64, asked)
+        assert source.spec.patch_stride == asked
+    assert build(find_backbone("", None, 128, 14).spec, read_weights(source.path)).tokens == 82
 
 
 @pytest.mark.parametrize(("image_size", "side"), [(None, 160), (64, 64)])

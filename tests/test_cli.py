@@ -451,6 +451,11 @@ INIT_FAILURES: dict[str, tuple[list[str], str, str]] = {
     "no file": (["--backbone", BACKBONE, "--weights", "no"], "Cannot read weights from no", "--weights"),
     "pickled": (["--backbone", BACKBONE, "--weights", "PICKLE"], "Cannot read weights from", "never loaded"),
     "a folder": (["--backbone", BACKBONE, "--weights", "FOLDER"], "Cannot read weights from", "--weights"),
+    "wide stride": (
+        ["--backbone", BACKBONE, "--weights", "WEIGHTS", "--patch-stride", "17"],
+        "Patches of 16 px cannot lie 17 px apart",
+        "between 1 and 16",
+    ),
     "odd size": (["--backbone", BACKBONE, "--weights", "WEIGHTS", "--image-size", "33"], "33 px", "multiple of 16"),
 }
 
@@ -483,7 +488,9 @@ def test_other_weights_are_refused_with_both_hashes(made: Path, store: Path) -> 
     assert edge_cl(*args, "--weights", made / "weights.safetensors").json["version"] == 2
 
 
-@pytest.mark.parametrize("options", [["--backbone", "vit_small_patch16_224"], ["--image-size", "64"]])
+@pytest.mark.parametrize(
+    "options", [["--backbone", "vit_small_patch16_224"], ["--image-size", "64"], ["--patch-stride", "12"]]
+)
 def test_another_backbone_for_a_store_is_not_passed_over(made: Path, store: Path, options: list[str]) -> None:
     """A store keeps its backbone and size: asking for others must not look as if it had worked."""
     run = edge_cl("learn", "--new-classes", made / "second", *options, "--store", store, "--json")
