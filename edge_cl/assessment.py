@@ -25,7 +25,7 @@ EXIT_QUANTILE = 0.95  # share of known pictures that the exit's threshold lets p
 NEGATIVE_QUANTILE = 0.01  # share of negatives that may pass the exit's
 BLIND_CONFIDENCE = 0.99  # of the class means in themselves, on average, where no picture was held out
 ALIKE = 2.0  # log-odds that tell two class means apart, below which the classes are named as look-alikes
-EXIT_CONFIDENCES = (0.95, 0.98, 0.99)  # tried for the exit, ...
+EXIT_CONFIDENCES = (0.98, 0.99)  # tried for the exit, ...
 EXIT_AGREEMENT = 0.99  # ... whose answers that stand have to be the whole model's so often
 
 
