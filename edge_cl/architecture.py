@@ -118,6 +118,12 @@ def at_size(backbone: Backbone, spec: BackboneSpec, image_size: int) -> Backbone
     return build(replace(spec, image_size=image_size), weights)
 
 
+def stride_of(spec: BackboneSpec) -> int:
+    """Return the pixels from one patch to the next."""
+    with torch.device("meta"):
+        return spec.patch_stride or int(_create(spec).patch_embed.patch_size[0])
+
+
 def patches_of(backbone: Backbone, image_size: int) -> int:
     """Return the number of patches that a backbone sees of an input of some size, pixels."""
     (stride, _) = backbone.vit.patch_embed.proj.stride

@@ -362,7 +362,7 @@ def _row(setting: Setting, data: Path, name: str) -> dict[str, Any]:
     last = stages[-1]
     best = [max(row[t] for row in matrix if len(row) > t) for t in range(len(matrix))]
     spec = setting.learner.state["backbone"]
-    stride = f", patches {spec['patch_stride']} px apart," if spec.get("patch_stride") else ""
+    stride = f" stride {spec['patch_stride']}" if spec.get("patch_stride") else ""
     return {
         "backbone": f"{spec['name']} {spec['image_size']} px{stride} {_weights(setting)[:8]}",
         "data": data.name,

@@ -132,10 +132,11 @@ class Learner:
             faults.append(f"{self.store.path} was made with the backbone {spec['name']}, not {backbone}.")
         if image_size is not None and image_size != spec["image_size"]:
             faults.append(f"{self.store.path} was made for {spec['image_size']} px, not {image_size} px.")
-        own_stride = spec.get("patch_stride")
-        if patch_stride is not None and patch_stride != own_stride:
-            has = f"patches {own_stride} px apart" if own_stride else "patches that do not overlap"
-            faults.append(f"{self.store.path} was made with {has}, not {patch_stride} px.")
+        if patch_stride is not None:
+            from edge_cl.architecture import BackboneSpec, stride_of
+
+            if patch_stride != (own := stride_of(BackboneSpec.from_json(spec))):
+                faults.append(f"{self.store.path} was made with patches {own} px apart, not {patch_stride} px.")
         if weights is not None:
             wanted = self.store.head.objects["backbone"].sha256
             try:

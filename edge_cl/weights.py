@@ -129,8 +129,8 @@ def _depth_and_patch(name: str) -> tuple[int, int]:
 
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=0)
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", (0,))
-    return len(getattr(model, "blocks", ())), int(patch[0])
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    return len(getattr(model, "blocks", ())), patch[0] if isinstance(patch, tuple) else 0
 
 
 def _finer_stride(size: int, patch: int) -> int | None:

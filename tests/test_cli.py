@@ -497,6 +497,14 @@ def test_another_backbone_for_a_store_is_not_passed_over(made: Path, store: Path
     assert run.code in (1, 2) or options[1] in run.err
 
 
+def test_patch_stride_of_a_store_is_known_by_its_patches(made: Path, store: Path) -> None:
+    args = ["learn", "--new-classes", made / "second", "--store", store, "--json", "--patch-stride"]
+    run = edge_cl(*args, 12)
+    assert (run.code, run.out) == (1, "")
+    assert "was made with patches 16 px apart, not 12 px" in flat(run.err)
+    assert edge_cl(*args, 16).json["version"] == 2
+
+
 def test_costly_learn_exits_1(made: Path, store: Path, tmp_path: Path) -> None:
     alike = write_looks(tmp_path / "alike", {f"like {name}": look for name, look in FIRST.items()}, 40, first=50)
     run = edge_cl("learn", "--new-classes", alike, "--max-forgetting", "0.5", "--json", "--store", store)

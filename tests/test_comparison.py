@@ -77,7 +77,16 @@ def test_stages_know_only_what_was_taught(setting: Setting) -> None:
 
 def test_the_command_compares_and_resumes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    init = ("--backbone", BACKBONE, "--weights", data / "weights.safetensors", "--image-size", IMAGE_SIZE)
+    init = (
+        "--backbone",
+        BACKBONE,
+        "--weights",
+        data / "weights.safetensors",
+        "--image-size",
+        IMAGE_SIZE,
+        "--patch-stride",
+        12,
+    )
     command = ("benchmark", "accuracy", data, "--increment", "2", "--part", "val", "--epochs", 1, "--seed", 3, *init,
                "--device", "cpu", "--output", out)  # fmt: skip
     found = edge_cl(*command, "--json").json
@@ -88,12 +97,15 @@ def test_the_command_compares_and_resumes(data: Path, tmp_path: Path, monkeypatc
         assert row["forgetting"] == pytest.approx(max(r[0] for r in row["matrix"]) - row["matrix"][1][0])
         assert row["known_task"] >= row["last"]
         assert row["task_choice"] >= row["last"]
-        assert row["backbone"].startswith(f"{BACKBONE} {IMAGE_SIZE} px ")
+        assert row["backbone"].startswith(f"{BACKBONE} {IMAGE_SIZE} px stride 12 ")
     passes = {row["method"]: row["passes"] for row in found["rows"]}
     assert passes["ncm"] == 1.0
     assert passes["cl-lora"] == 1.5  # two tasks, of which the base branch answers for one
     assert 1.0 <= passes["edge-cl"] <= 1.5
     lines = list(csv.DictReader((out / "rows.csv").read_text().splitlines()))
+    assert [(line["method"], line["backbone"], float(line["last"])) for line in lines] == [
+        (row["method"], row["backbone"], row["last"]) for row in found["rows"]
+    ]
     assert [line["method"] for line in lines] == list(METHODS)
     assert json.loads((out / "summary.json").read_text())["methods"] == found["methods"]
     assert (out / "plot.png").stat().st_size > 5000
@@ -103,6 +115,9 @@ def test_the_command_compares_and_resumes(data: Path, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(comparison, "METHODS", dict.fromkeys(METHODS, fail))
     assert edge_cl(*command, "--json").json["rows"] == found["rows"]
+    other = ["16" if part == 12 else part for part in command]
+    with pytest.raises(AssertionError, match="was done again"):  # another backbone's rows are not taken for its own
+        assert edge_cl(*other, "--json").code == 0
 
 
 def test_an_unknown_method_is_named(data: Path, tmp_path: Path) -> None:
