@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -175,10 +176,12 @@ def _create(spec: BackboneSpec) -> VisionTransformer:
 
 
 def _overlap(vit: VisionTransformer, image_size: int, stride: int) -> None:
-    """Have the patches of an image overlap: one every `stride` pixels."""
+    """Have the patches of an image overlap: one every `stride` pixels, as far as whole ones fit."""
     embed = vit.patch_embed
     patch = embed.patch_size[0]
-    if not 0 < stride <= patch:
+    if not isinstance(embed, PatchEmbed):
+        raise BackboneError("This backbone cuts its patches from the features of another.", mend="Give no stride.")
+    if not isinstance(stride, int) or not 0 < stride <= patch:
         raise BackboneError(
             f"Patches of {patch} px cannot lie {stride} px apart.", mend=f"Choose a stride between 1 and {patch}."
         )

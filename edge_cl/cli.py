@@ -64,7 +64,9 @@ def init(
     )
     head = learner.store.head
     value = {"store": str(store), "version": head.number, "backbone": learner.state["backbone"]}
-    emit(as_json, value, lambda: say(f"Made {store} around {head.record['backbone']}."))
+    stride = learner.state["backbone"].get("patch_stride")
+    apart = f", its patches {stride} px apart (--patch-stride)" if stride else ""
+    emit(as_json, value, lambda: say(f"Made {store} around {head.record['backbone']}{apart}."))
 
 
 def _board(device: str) -> Any:

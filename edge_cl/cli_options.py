@@ -55,7 +55,12 @@ WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Local .sa
 SizeOption = Annotated[int | None, typer.Option("--image-size", min=8, help="Side of the input, pixels.")]
 StrideOption = Annotated[
     int | None,
-    typer.Option("--patch-stride", min=1, help="Pixels from one patch to the next; fewer see more and cost more."),
+    typer.Option(
+        "--patch-stride",
+        min=1,
+        help="Pixels from one patch to the next: fewer make more patches, and cost more; a patch's side: no overlap. "
+        "If not given: 14 where a backbone of larger pictures in patches of 16 is given 128 px, else no overlap.",
+    ),
 ]
 RuleOption = Annotated[
     Rule, typer.Option("--rule", help="How branches are combined; closer: routed, and a second look where unsure.")

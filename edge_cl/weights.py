@@ -11,6 +11,7 @@ from typing import Any
 import timm
 from safetensors import SafetensorError, safe_open
 from timm.data.config import resolve_data_config
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor
 
 from edge_cl.architecture import BackboneSpec
@@ -44,7 +45,8 @@ def find_backbone(
         weights: local .safetensors file; without it the hub is asked for a timm name's weights.
         image_size: side of the input, pixels; the model's own if not given.
         patch_stride: pixels from one patch to the next. If not given, `FINER_STRIDE` of a patch's side where the input
-            is smaller than what the backbone was pretrained on and sees more patches that way; else a patch's side.
+            is smaller than what the backbone was pretrained on, is seen whole and in more patches that way (128 px in
+            patches of 16); else a patch's side.
             The shipped backbone's patches do not overlap unless told: it was pretrained on small inputs.
 
     Raises:
@@ -129,13 +131,14 @@ def _depth_and_patch(name: str) -> tuple[int, int]:
 
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=0)
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    return len(getattr(model, "blocks", ())), patch[0] if isinstance(patch, tuple) else 0
+    embed = getattr(model, "patch_embed", None)
+    return len(getattr(model, "blocks", ())), embed.patch_size[0] if isinstance(embed, PatchEmbed) else 0
 
 
 def _finer_stride(size: int, patch: int) -> int | None:
     stride = int(FINER_STRIDE * patch)
-    return stride if stride and (size - patch) // stride + 1 > size // patch else None
+    fits = stride > 0 and (size - patch) % stride == 0  # nothing at the right and lower edge goes unseen
+    return stride if fits and (size - patch) // stride + 1 > size // patch else None
 
 
 def _from_hub(name: str) -> Path:

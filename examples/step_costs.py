@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--image-size", type=int)
+    parser.add_argument("--patch-stride", type=int)
     parser.add_argument("--epochs", type=int, default=7)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -94,6 +95,7 @@ def main() -> None:
             backbone=options.backbone,
             weights=options.weights,
             image_size=options.image_size,
+            patch_stride=options.patch_stride,
             device="cuda",
         )
         _, encoder = learner.load()

@@ -15,7 +15,7 @@ from conftest import TINY, random_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edge_cl.architecture import BackboneSpec, at_size, build, finer_size, patches_of
+from edge_cl.architecture import BackboneSpec, at_size, build, build_empty, finer_size, patches_of
 from edge_cl.backbone import Backbone
 from edge_cl.errors import BackboneError
 from edge_cl.lora import Adapter
@@ -197,8 +197,9 @@ def test_patches_overlap(name: str, patch_stride: float | None, side: int) -> No
             torch.testing.assert_close(found[0, row * side + column], token, rtol=1e-4, atol=1e-4)
     plain = build(replace(case.spec, image_size=side * patch), weights)
     assert torch.equal(backbone.vit.pos_embed, plain.vit.pos_embed)
-    with pytest.raises(BackboneError, match=f"Patches of {patch} px cannot lie {patch + 1} px apart"):
-        build(replace(spec, patch_stride=patch + 1), weights)
+    for wrong in (patch + 1, 0, "14", 3.5):
+        with pytest.raises(BackboneError, match=f"Patches of {patch} px cannot lie {wrong} px apart"):
+            build(replace(spec, patch_stride=wrong), weights)  # type: ignore[arg-type]
     bigger = at_size(backbone, spec, 4 * patch)
     assert bigger.tokens - bigger.fixed_tokens == patches_of(backbone, 4 * patch) == ((3 * patch) // step + 1) ** 2
 
@@ -360,8 +361,8 @@ def test_unknown_backbones_are_refused(name: str, weights: Path | None, message:
 
 @pytest.mark.parametrize(
     ("image_size", "asked", "stride", "patches"),
-    [(128, None, 14, 81), (128, 16, 16, 64), (128, 12, 12, 100), (96, None, None, 36), (None, None, None, 100),
-     (160, None, None, 100), (176, None, None, 121), (None, 12, 12, 169)],
+    [(128, None, 14, 81), (128, 16, 16, 64), (128, 12, 12, 100), (96, None, None, 36), (144, None, None, 81),
+     (None, None, None, 100), (160, None, None, 100), (176, None, None, 121), (None, 12, 12, 169)],
 )  # fmt: skip
 def test_smaller_inputs_are_seen_more_finely(
     tiny_weights: Path, image_size: int | None, asked: int | None, stride: int | None, patches: int
@@ -371,6 +372,13 @@ def test_smaller_inputs_are_seen_more_finely(
     assert source.spec.patch_stride == stride
     backbone = build(source.spec, read_weights(tiny_weights))
     assert backbone.tokens == backbone.fixed_tokens + patches
+
+
+def test_patches_cut_from_features_do_not_overlap(tiny_weights: Path) -> None:
+    source = find_backbone("vit_tiny_r_s16_p8_224", tiny_weights, 128)
+    assert source.spec.patch_stride is None
+    with pytest.raises(BackboneError, match="cuts its patches from the features of another"):
+        build_empty(replace(source.spec, patch_stride=2))
 
 
 def test_patches_of_the_shipped_backbone_overlap_only_if_asked() -> None:
