@@ -100,7 +100,8 @@ class Learner:
         width = vit.depth * vit.summaries_per_block * vit.width
         model = Model(source.spec, LearnConfig(), Statistics.empty(width))
         record: JsonObject = {"backbone": source.spec.name, "image_size": source.spec.image_size, "classes": []}
-        return cls(Store.create(path, record=record, fill=fill), device=device)
+        number = 1 if source.spec.patch_stride is None else 2
+        return cls(Store.create(path, record=record, fill=fill, format=number), device=device)
 
     @classmethod
     def open(cls, path: str | Path, *, device: str = "auto", repair: bool = False) -> Learner:

@@ -40,7 +40,7 @@ from edge_cl.version import (
     pretty,
 )
 
-FORMAT = 1
+FORMAT = 2  # the highest that is read
 _TOP_LEVEL = {"format.json", "HEAD", "versions", "objects", "lock", "work"}
 _VERSION_FILE = re.compile(r"([0-9]{6,18})\.json")
 _HEAD = re.compile(rb"(0|[1-9][0-9]{0,17})\n")
@@ -59,7 +59,12 @@ class Store:
 
     @classmethod
     def create(
-        cls, path: str | Path, *, record: JsonObject, fill: Callable[[Transaction], object] | None = None
+        cls,
+        path: str | Path,
+        *,
+        record: JsonObject,
+        fill: Callable[[Transaction], object] | None = None,
+        format: int = 1,
     ) -> Store:
         """Create a store whose version 0 holds the objects that `fill` puts.
 
@@ -69,6 +74,7 @@ class Store:
             path: a directory that is empty, absent, or left half-made by an earlier `create`.
             record: the record of version 0.
             fill: called with the transaction, to put the objects.
+            format: the lowest whose readers understand what will be put there (docs/store.md).
 
         Raises:
             StoreError: there is a store already, the directory holds something else, or it cannot be written.
@@ -88,7 +94,7 @@ class Store:
                     fill(transaction)
                 transaction.commit(kind="init", record=record)
             with store._explained():
-                replace_bytes(store._format_file, pretty({"format": FORMAT, "edge_cl": _edge_cl_version()}))
+                replace_bytes(store._format_file, pretty({"format": format, "edge_cl": _edge_cl_version()}))
         return store
 
     @classmethod

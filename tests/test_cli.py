@@ -503,6 +503,11 @@ def test_patch_stride_of_a_store_is_known_by_its_patches(made: Path, store: Path
     assert (run.code, run.out) == (1, "")
     assert "was made with patches 16 px apart, not 12 px" in flat(run.err)
     assert edge_cl(*args, 16).json["version"] == 2
+    assert json.loads((store / "format.json").read_bytes())["format"] == 1
+    init = ["--backbone", BACKBONE, "--weights", made / "weights.safetensors", "--image-size", IMAGE_SIZE]
+    made_with = edge_cl("init", *init, "--patch-stride", 12, "--store", "overlapping")
+    assert "its patches 12 px apart" in flat(made_with.err)
+    assert json.loads(Path("overlapping/format.json").read_bytes())["format"] == 2  # edge-cl of before knows no stride
 
 
 def test_costly_learn_exits_1(made: Path, store: Path, tmp_path: Path) -> None:

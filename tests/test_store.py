@@ -505,7 +505,7 @@ def flip(path: Path) -> None:
         (lambda s: shutil.rmtree(s), "no store at", "edge-cl init --store"),
         (lambda s: (s.rename(f"{s}.old"), s.write_text("x")), "is a file", "--store"),
         (lambda s: (s / "format.json").unlink(), "not a store", "edge-cl init"),
-        (lambda s: (s / "format.json").write_text('{"format": 2}'), "format 2.*up to 1", "Upgrade edge-cl"),
+        (lambda s: (s / "format.json").write_text('{"format": 3}'), "format 3.*up to 2", "Upgrade edge-cl"),
         (lambda s: (s / "format.json").write_text("{"), "format.json is damaged", "copy"),
         (lambda s: (s / "format.json").write_text('{"format": "1"}'), "format.json is damaged", "copy"),
         (lambda s: (s / "HEAD").unlink(), "HEAD cannot be read", "edge-cl rollback 1 --store"),
