@@ -64,9 +64,12 @@ def init(
     )
     head = learner.store.head
     value = {"store": str(store), "version": head.number, "backbone": learner.state["backbone"]}
-    stride = learner.state["backbone"].get("patch_stride")
-    apart = f", its patches {stride} px apart (--patch-stride)" if stride else ""
-    emit(as_json, value, lambda: say(f"Made {store} around {head.record['backbone']}{apart}."))
+    emit(as_json, value, lambda: _say_made(store, learner.state["backbone"]))
+
+
+def _say_made(store: Path, spec: dict[str, Any]) -> None:
+    apart = f", its patches {spec['patch_stride']} px apart (--patch-stride)" if "patch_stride" in spec else ""
+    say(f"Made {store} around {spec['name']}{apart}.")
 
 
 def _board(device: str) -> Any:
@@ -178,6 +181,7 @@ def learn(
                 store, backbone=backbone, weights=weights, image_size=image_size, patch_stride=patch_stride,
                 device=device,
             )  # fmt: skip
+            _say_made(store, learner.state["backbone"])
     if dry_run:
         _dry_run(learner, new_classes, config, update, as_json)
         return

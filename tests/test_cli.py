@@ -82,6 +82,7 @@ def test_first_steps_as_processes(made: Path, tmp_path: Path) -> None:
     learned = script("learn", "--new-classes", made / "first", *init_options(made), "--json", cwd=tmp_path)
     assert learned.json["classes"] == sorted(FIRST)
     assert "There is no store at edge_cl_store yet: making one." in learned.err
+    assert "Made edge_cl_store around" in learned.err
     assert Store.open(tmp_path / "edge_cl_store").head.number == 1
 
     asked = script("predict", made / "fresh", "--json", cwd=tmp_path, EDGE_CL_STORE=str(tmp_path / "edge_cl_store"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from machines import NANO, PC, XAVIER
@@ -20,6 +20,7 @@ class Recorder:
     """A learner that notes the settings it is asked to learn with, and stops."""
 
     config: LearnConfig
+    state: ClassVar = {"backbone": {"name": BACKBONE}}
 
     def learn(self, _: Path, config: LearnConfig, **__: Any) -> None:
         Recorder.config = config
