@@ -23,6 +23,7 @@ KNOWN_QUANTILE = 0.99  # share of known pictures that the unknown threshold lets
 LEAST_KNOWN = 0.95  # share that it lets pass at least, whatever negatives say
 EXIT_QUANTILE = 0.95  # share of known pictures that the exit's threshold lets pass: beyond it they only go on
 NEGATIVE_QUANTILE = 0.01  # share of negatives that may pass the exit's
+SOFT = 0.7  # mean probability of the right classes at which two squares are compared
 BLIND_CONFIDENCE = 0.99  # of the class means in themselves, on average, where no picture was held out
 ALIKE = 2.0  # log-odds that tell two class means apart, below which the classes are named as look-alikes
 EXIT_CONFIDENCES = (0.98, 0.99)  # tried for the exit, ...
@@ -82,9 +83,10 @@ def calibrated(model: Model) -> Model:
 
 def _negative_distances(model: Model, head: Head) -> Array:
     """Return how far the negatives are from what a head knows, (M,)."""
-    if not len(model.negatives):
+    negatives = model.seen_negatives
+    if not len(negatives):
         return np.zeros(0, np.float32)
-    return head.distance(model.negatives[:, : len(head.discriminant.centre)].astype(np.float32))
+    return head.distance(negatives[:, : len(head.discriminant.centre)].astype(np.float32))
 
 
 def _unknown_threshold(known: Array, negative: Array) -> float:
@@ -152,6 +154,37 @@ def with_best_shrinkage(model: Model) -> Model:
 
     nearest_first = sorted({own, *SHRINKAGES}, key=lambda s: abs(float(np.log(max(s, 1e-6) / max(own, 1e-6)))))
     return trial(min(nearest_first, key=loss))
+
+
+def on_better_square(model: Model) -> Model:
+    """Return the model answering on the closer square if its probes are told better there, else on its own.
+
+    Better by more than one standard error of the difference. Things that stand far away are told better on the closer
+    square; of those that fill the frame it shows a part. It costs no pass: pictures are cut in another way.
+    """
+    own = replace(model, closer=False, exit=None)
+    closer = replace(own, closer=True)
+    kept, seen = ({t: len(p.classes) for t, p in tried.seen_probes.items()} for tried in (own, closer))
+    if sum(kept.values()) < FEWEST_PROBES or seen != kept or len(own.negatives) != len(own.closer_negatives):
+        return own
+    here, there = (_score(tried, tried.head(), tried.statistics) for tried in (own, closer))
+    temperature = soft_temperature(here.scores, here.targets)
+    gain = _surprises(here.scores, here.targets, temperature) - _surprises(there.scores, there.targets, temperature)
+    return closer if gain.mean() > gain.std() / np.sqrt(len(gain)) else own
+
+
+def soft_temperature(scores: Array, targets: Indices) -> float:
+    """Return the highest temperature at which the right columns have `SOFT` of the probability on average.
+
+    There a picture counts by how clearly it is told. At the temperature that suits them best nearly all are certain,
+    and only the few that are not tell two ways of looking apart.
+
+    Args:
+        scores: (n, C).
+        targets: right columns, (n,).
+    """
+    softest = (t for t in TEMPERATURES[::-1] if np.exp(-_surprises(scores, targets, t)).mean() >= SOFT)
+    return float(next(softest, TEMPERATURES[0]))
 
 
 def _surprises(scores: Array, targets: Indices, temperature: float) -> Array:
@@ -261,14 +294,17 @@ def look_alikes(model: Model, task: int) -> list[tuple[int, int]]:
 def _score(model: Model, head: Head, statistics: Statistics) -> _Scored:
     """Score the probes by a head that was made of some statistics: the model's, or the prefix's."""
     probes, width = model.probes, statistics.means.shape[1]
-    features = np.concatenate([p.features[:, :width] for p in probes.values()]).astype(np.float32)
+    added, features = (
+        np.concatenate([every[t].features[:, :width] for t in probes]).astype(np.float32)
+        for every in (probes, model.seen_probes)
+    )
     targets = head.columns(np.concatenate([p.classes for p in probes.values()]))
     tasks = np.concatenate([np.full(len(p.classes), t) for t, p in probes.items()])
     counts = statistics.counts[targets].astype(np.float32)[:, None]
     means, centre = statistics.means[targets], head.discriminant.centre
-    own = np.where(counts > 1, (counts * means - features) / np.maximum(counts - 1, 1), means)
+    own = np.where(counts > 1, (counts * means - added) / np.maximum(counts - 1, 1), means)
     pooled = np.concatenate([p.pooled for p in probes.values()])[:, None]
-    brought = pooled * np.sqrt((counts - 1) / counts) * (features - own)
+    brought = pooled * np.sqrt((counts - 1) / counts) * (added - own)
     share = (1 - model.config.shrinkage) / max(statistics.scatter.count, 1)
     # It is taken out whole, with what the scatter no longer tells from the isotropic rest. That makes a probe harder
     # than another picture of its series, and a better guide to those of other series (docs/accuracy.md).
@@ -284,7 +320,7 @@ def _answers(model: Model, head: Head, scored: _Scored) -> Indices:
     """Return the columns answered; a probe routed to another task's branch keeps the base answer."""
     posterior = softmax(scored.scores / np.float32(head.temperature))
     routes, unsure = head.route(posterior), set(head.unsure(posterior).tolist())
-    for task, probes in model.probes.items():
+    for task, probes in model.seen_probes.items():
         rows = np.flatnonzero(scored.tasks == task)
         own = [i for i, row in enumerate(rows) if row in unsure and task in routes[row]]
         if own:

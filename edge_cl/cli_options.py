@@ -62,8 +62,6 @@ StrideOption = Annotated[
         "If not given: 14 where a backbone of larger pictures in patches of 16 is given 128 px, else no overlap.",
     ),
 ]
-RuleOption = Annotated[
-    Rule, typer.Option("--rule", help="How branches are combined; closer: routed, and a second look where unsure.")
-]
+RuleOption = Annotated[Rule, typer.Option("--rule", help="How branches are combined.")]
 DEFAULT_STORE = Path("edge_cl_store")
 DEFAULTS = LearnConfig()

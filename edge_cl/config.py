@@ -16,7 +16,7 @@ BACKBONES_DIR = Path(__file__).parent / "backbones"
 Method = Literal["cl-lora", "prototype"]
 Schedule = Literal["two-stage", "joint"]
 SharedUpdate = Literal["freeze", "distil", "correct"]
-Rule = Literal["routed", "base", "closer", "published"]
+Rule = Literal["routed", "base", "published"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class LearnConfig:
         readapt_factor: a task with so many times the classes that shaped the base branch shapes it anew.
         shrinkage: isotropic share of the pooled covariance.
         choose_shrinkage: whether the hold-out pictures choose the shrinkage, where there are enough of them.
+        choose_square: whether they choose, likewise, between the square that pictures are learned on and a closer one
+            to answer on.
         cache_mb: most that prefix tokens may take on disk during a learn, MB; fewer views are trained on to fit.
         covariance_rank: directions of the pooled covariance that are kept.
         branch_views: of these views, how many a task's own branch is run on for its statistics.
@@ -92,6 +94,7 @@ class LearnConfig:
     readapt_factor: float = 3.0
     shrinkage: float = 0.5
     choose_shrinkage: bool = True
+    choose_square: bool = True
     cache_mb: int = 2048
     covariance_rank: int = 1024
     branch_views: int = 0

@@ -107,6 +107,7 @@ def with_tasks(model: Model, count: int) -> Model:
         adapters=adapters,
         branches=branches,
         probes={},
+        closer_probes={},
         exit=None,
     )
 

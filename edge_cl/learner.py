@@ -209,6 +209,7 @@ class Learner:
             raise UsageError(f"Unknown rule {rule!r}.", mend=did_you_mean(rule, list(RULES)))
         model, encoder = self.load()
         self._require_classes(model)
+        encoder = replace(encoder, preprocess=model.preprocess)
         return Recogniser(TorchBackend(encoder, model.adapters), model.head(), model.names, rule)
 
     # Learning -----------------------------------------------------------------------------------------------------

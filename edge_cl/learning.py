@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_cl.adaptation import SCHEDULES, Adapted, Job, train_task_adapter
-from edge_cl.assessment import calibrated, fit_temperature, weigh_branch, with_best_shrinkage, with_exit
+from edge_cl.assessment import (
+    calibrated,
+    fit_temperature,
+    on_better_square,
+    weigh_branch,
+    with_best_shrinkage,
+    with_exit,
+)
 from edge_cl.budget import TimeBudget, Work
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
@@ -24,6 +32,7 @@ from edge_cl.intake import Intake
 from edge_cl.model import KnownClass, Model, Probes
 from edge_cl.pictures import Picture
 from edge_cl.plan import Plan, adapts, make_plan, shapes_base, teacher, work_of
+from edge_cl.preprocess import Preprocess
 from edge_cl.statistics import Indices, Statistics
 from edge_cl.tokens import TokenCache
 from edge_cl.training import reduces_precision
@@ -130,7 +139,8 @@ def learn(
         if intake.negatives:
             model = _with_negatives(model, encoder, intake.negatives.pictures, steps)
         if config.choose_shrinkage:
-            model = with_best_shrinkage(model)
+            model = with_best_shrinkage(replace(model, closer=False))
+        model = on_better_square(model) if config.choose_square else replace(model, closer=False)
         model = _calibrated(model, task if intake.new else None, encoder.prefix_width)
     return Learned(model, task if intake.new else None, epochs, plan, encoder.runtime)
 
@@ -190,20 +200,15 @@ def _with_adapters(
     anew = shapes_base(model, intake)
     base = adapted.task if anew else model.base
     moved = replace(encoder, shared=adapted.shared, base=base)
-    statistics, probes, negatives = model.statistics, model.probes, model.negatives
-    if len(statistics) and adapted.shared is not encoder.shared and (anew or model.config.shared_update == "correct"):
+    moves = adapted.shared is not encoder.shared and (anew or model.config.shared_update == "correct")
+    if len(model.statistics) and moves:
         pixels = source.view(0)
         drift = DriftMap.fit(
             *(np.concatenate([e.features for e in state.batches(pixels)]) for state in (encoder, moved))
         )
-        statistics = drift.statistics(statistics, rank=model.config.covariance_rank)
-        probes = {
-            t: replace(p, features=drift.points(p.features.astype(np.float32)).astype(np.float16))
-            for t, p in probes.items()
-        }
-        if len(negatives):
-            negatives = drift.points(negatives.astype(np.float32)).astype(np.float16)
-    model = replace(model, shared=adapted.shared, base=base, statistics=statistics, probes=probes, negatives=negatives)
+        statistics = drift.statistics(model.statistics, rank=model.config.covariance_rank)
+        model = replace(model.moved(drift.points), statistics=statistics)
+    model = replace(model, shared=adapted.shared, base=base)
     if not anew:
         adapters = {**model.adapters, task: adapted.task} if adapted.task else model.adapters
         return replace(model, adapters=adapters), moved
@@ -227,33 +232,48 @@ def _with_pictures(
     encode = ViewEncoder(encoder, steps.checkpoint, steps.cache, steps.progress, reduced)
     with stage("prefix" if job else "head"):
         seen = encode.base(f"train-{task}", train, views, keep_tokens=branches and task not in model.branches)
-        seen_held = encode.base(f"held-{task}", held, 0, keep_tokens=branches)
         train.release()
-        held.release()
+        squares = {"held": held, "closer": replace(held, spec=held.spec.closer())}
+        seen_held = {}
+        for square, source in squares.items():
+            seen_held[square] = encode.base(f"{square}-{task}", source, 0, keep_tokens=branches)
+            source.release()
     if job is not None:
         if steps.budget:
             job = replace(job, deadline=steps.budget.training_deadline(steps.work, encoded=True))
         adapter, epochs = train_task_adapter(job, seen.tokens)
         model = replace(model, adapters={**model.adapters, task: adapter})
     with stage("head"):
-        own, own_held = seen, seen_held
+        own = seen
         if seen.tokens:
             most = config.branch_views
             own_views = steps.budget.fit_own_views(steps.work, most) if steps.budget and job else most
             own = encode.branch(f"train-{task}", seen, model.adapters[task], 1 + own_views)
-        if seen_held.tokens:
-            own_held = encode.branch(f"held-{task}", seen_held, model.adapters[task], 1)
-        return _with_statistics(model, task, _Shown(train, seen, own), _Shown(held, seen_held, own_held)), epochs
+        shown = [
+            _Shown(squares[name], found, encode.branch(f"{name}-{task}", found, model.adapters[task], 1))
+            if found.tokens
+            else _Shown(squares[name], found, found)
+            for name, found in seen_held.items()
+        ]
+        return _with_statistics(model, task, _Shown(train, seen, own), *shown), epochs
 
 
 def _with_negatives(model: Model, encoder: Encoder, pictures: Sequence[Picture], steps: Steps) -> Model:
     """Keep the features of pictures of nothing known, the latest `NEGATIVES`; of more at once some from everywhere."""
     some = np.linspace(0, len(pictures) - 1, min(len(pictures), NEGATIVES)).astype(int)
-    source = Source([pictures[i] for i in some], encoder.preprocess, model.config.seed, (1.0, 1.0), copies=False)
     encode = ViewEncoder(encoder, steps.checkpoint, steps.cache, steps.progress)
-    found = encode.base("negatives", source, 0, keep_tokens=False).features[0].astype(np.float16)
-    earlier = model.negatives if len(model.negatives) else found[:0]
-    return replace(model, negatives=np.concatenate((earlier, found))[-NEGATIVES:])
+    chosen = [pictures[i] for i in some]
+
+    def joined(name: str, spec: Preprocess, earlier: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
+        source = Source(chosen, spec, model.config.seed, (1.0, 1.0), copies=False)
+        found = encode.base(name, source, 0, keep_tokens=False).features[0].astype(np.float16)
+        return np.concatenate((earlier, found))[-NEGATIVES:] if len(earlier) else found
+
+    return replace(
+        model,
+        negatives=joined("negatives", encoder.preprocess, model.negatives),
+        closer_negatives=joined("closer-negatives", encoder.preprocess.closer(), model.closer_negatives),
+    )
 
 
 @dataclass(frozen=True)
@@ -274,8 +294,16 @@ class _Shown:
         return np.asarray([column[int(c)] for c in self.classes(model)], np.int64)
 
 
-def _with_statistics(model: Model, task: int, train: _Shown, held: _Shown) -> Model:
-    """Add pictures of one task's classes to the statistics and probes; give a new task its branch."""
+def _with_statistics(model: Model, task: int, train: _Shown, held: _Shown, closer: _Shown) -> Model:
+    """Add pictures of one task's classes to the statistics and probes; give a new task its branch.
+
+    Args:
+        model: to add to.
+        task: of the classes.
+        train: pictures to learn from.
+        held: hold-out pictures, which are in the statistics too.
+        closer: the same on the closer square, which is for measuring alone.
+    """
     config = model.config
     if task in model.branches:  # more pictures of known classes
         more = [p.label for p in (*train.source.pictures, *held.source.pictures)]
@@ -285,12 +313,19 @@ def _with_statistics(model: Model, task: int, train: _Shown, held: _Shown) -> Mo
     statistics = statistics.add(held.base.features, held.columns(model), rank=config.covariance_rank)
     model = replace(model, statistics=statistics)
     branch = model.branches.get(task) or _new_branch(model, train)
-    features, own = held.base.features[0].astype(np.float16), branch.discriminant.scores(held.own.features[0])
-    kept = Probes(features, held.classes(model), own, np.ones(len(features), bool))
-    earlier = model.probes.get(task)
-    kept = kept.limited(config.probes) if earlier is None else earlier.joined(kept, config.probes)
-    probes = {**model.probes, task: kept} if len(kept.classes) else model.probes
-    return replace(model, probes=probes, branches={**model.branches, task: branch})
+
+    def probes(shown: _Shown, every: Mapping[int, Probes]) -> Mapping[int, Probes]:
+        features, own = shown.base.features[0].astype(np.float16), branch.discriminant.scores(shown.own.features[0])
+        kept = Probes(features, shown.classes(model), own, np.ones(len(features), bool))
+        kept = every[task].joined(kept, config.probes) if task in every else kept.limited(config.probes)
+        return {**every, task: kept} if len(kept.classes) else every
+
+    return replace(
+        model,
+        probes=probes(held, model.probes),
+        closer_probes=probes(closer, model.closer_probes),
+        branches={**model.branches, task: branch},
+    )
 
 
 def _new_branch(model: Model, train: _Shown) -> Branch:
@@ -307,7 +342,7 @@ def _calibrated(model: Model, task: int | None, width: int) -> Model:
     model = with_exit(calibrated(model), width)
     if task is None or task not in model.adapters or task not in model.probes:
         return model
-    branch, probes = model.branches[task], model.probes[task]
+    branch, probes = model.branches[task], model.seen_probes[task]
     targets = np.asarray([list(branch.classes).index(c) for c in probes.classes], np.int64)
     temperature = fit_temperature(probes.scores, targets, start=model.temperature)
     branch = replace(branch, temperature=temperature)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from edge_cl.architecture import BackboneSpec
 from edge_cl.config import LearnConfig
 from edge_cl.head import EXIT_BITS, UNKNOWN_RANK, WEIGHT_BITS, Branch, Exit, Head
 from edge_cl.lora import Adapter
+from edge_cl.preprocess import Preprocess
 from edge_cl.statistics import Array, Indices, Statistics
 from edge_cl.store import Store, Transaction
 from edge_cl.version import Version
@@ -99,6 +100,8 @@ class Model:
         branches: of every task.
         probes: of every task that had pictures to hold out.
         negatives: features of pictures of nothing known, in the base branch, (M, F), half precision; M may be 0.
+        closer: whether pictures are answered on the closer square (`Preprocess.closer`) instead of the one learned on.
+        closer_probes, closer_negatives: of the same pictures, on that square; none of those of earlier releases.
         history: hold-out accuracy by task after each learn, {task: accuracy}.
         next_class: the id the next new class gets.
         temperature, threshold: see `Head`.
@@ -119,6 +122,9 @@ class Model:
     branches: Mapping[int, Branch] = field(default_factory=dict)
     probes: Mapping[int, Probes] = field(default_factory=dict)
     negatives: npt.NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
+    closer: bool = False
+    closer_probes: Mapping[int, Probes] = field(default_factory=dict)
+    closer_negatives: npt.NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
     history: tuple[Mapping[int, float], ...] = ()
     next_class: int = 0
     temperature: float = 1.0
@@ -136,6 +142,21 @@ class Model:
     def ids(self) -> dict[str, int]:
         """Class ids by name."""
         return {c.name: c.id for c in self.classes}
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How pictures that are to be answered become input."""
+        return self.spec.preprocess.closer() if self.closer else self.spec.preprocess
+
+    @property
+    def seen_probes(self) -> Mapping[int, Probes]:
+        """The probes on the square that is answered on."""
+        return self.closer_probes if self.closer else self.probes
+
+    @property
+    def seen_negatives(self) -> npt.NDArray[np.float16]:
+        """The negatives on the square that is answered on."""
+        return self.closer_negatives if self.closer else self.negatives
 
     @property
     def next_task(self) -> int:
@@ -183,22 +204,42 @@ class Model:
         gone = {c.id for c in self.classes if c.name in names}
         classes = tuple(c for c in self.classes if c.id not in gone)
         alive = {c.task for c in classes}
-        branches, probes = {}, {}
+        branches = {}
+        kept: tuple[dict[int, Probes], dict[int, Probes]] = ({}, {})
         for task in alive & set(self.branches):
             stays = np.asarray([int(c) not in gone for c in self.branches[task].classes])
             branches[task] = self.branches[task].without(gone)
-            if task in self.probes:
-                rows = np.asarray([int(c) not in gone for c in self.probes[task].classes], bool)
-                if rows.any():
-                    probes[task] = self.probes[task].select(rows, stays)
+            for every, left in zip((self.probes, self.closer_probes), kept, strict=True):
+                if task in every:
+                    rows = np.asarray([int(c) not in gone for c in every[task].classes], bool)
+                    if rows.any():
+                        left[task] = every[task].select(rows, stays)
         rows = np.asarray([i for i, c in enumerate(self.classes) if c.id in gone], np.int64)
         return replace(
             self,
             classes=classes,
             adapters={t: a for t, a in self.adapters.items() if t in alive},
             branches=branches,
-            probes=probes,
+            probes=kept[0],
+            closer_probes=kept[1],
             statistics=self.statistics.without(rows),
+        )
+
+    def moved(self, points: Callable[[Array], Array]) -> Model:
+        """Return the model whose kept features of pictures have gone through a map, (n, F) to (n, F)."""
+
+        def half(features: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
+            return points(features.astype(np.float32)).astype(np.float16) if len(features) else features
+
+        def probes(every: Mapping[int, Probes]) -> dict[int, Probes]:
+            return {t: replace(p, features=half(p.features)) for t, p in every.items()}
+
+        return replace(
+            self,
+            probes=probes(self.probes),
+            closer_probes=probes(self.closer_probes),
+            negatives=half(self.negatives),
+            closer_negatives=half(self.closer_negatives),
         )
 
     def renamed(self, old: str, new: str) -> Model:
@@ -216,10 +257,12 @@ class Model:
             transaction.put_tensors(_object(task, "adapter"), adapter.to_numpy())
         for task, branch in self.branches.items():
             transaction.put_tensors(_object(task, "branch"), branch.to_numpy())
-        for task, probes in self.probes.items():
-            transaction.put_tensors(_object(task, "probes"), vars(probes))
-        if len(self.negatives):
-            transaction.put_tensors("negatives", {"features": self.negatives})
+        for kind, every in (("probes", self.probes), ("closer-probes", self.closer_probes)):
+            for task, probes in every.items():
+                transaction.put_tensors(_object(task, kind), vars(probes))
+        for name, negatives in (("negatives", self.negatives), ("closer-negatives", self.closer_negatives)):
+            if len(negatives):
+                transaction.put_tensors(name, {"features": negatives})
         transaction.put_json("state", self.state())
 
     def state(self) -> dict[str, Any]:
@@ -237,6 +280,7 @@ class Model:
             "unknown_rank": self.unknown_rank,
             "rounded": self.rounded,
             "exit": None if self.exit is None else asdict(self.exit),
+            "closer": self.closer,
         }
 
     @classmethod
@@ -267,7 +311,10 @@ class Model:
             adapters={t: a.requires_grad_(False) for t, a in adapters.items()},
             branches={t: Branch.from_numpy(b) for t in tasks if (b := read(t, "branch"))},
             probes={t: _probes(p) for t in tasks if (p := read(t, "probes"))},
-            negatives=_negatives(store, version),
+            negatives=_negatives(store, version, "negatives"),
+            closer=state.get("closer", False),
+            closer_probes={t: _probes(p) for t in tasks if (p := read(t, "closer-probes"))},
+            closer_negatives=_negatives(store, version, "closer-negatives"),
             history=tuple({int(t): a for t, a in row.items()} for row in state["history"]),
             next_class=state["next_class"],
             base_classes=state["base_classes"],
@@ -284,10 +331,10 @@ def _probes(tensors: Mapping[str, Any]) -> Probes:
     return Probes(**{"pooled": np.zeros(len(tensors["classes"]), bool), **tensors})
 
 
-def _negatives(store: Store, version: Version) -> npt.NDArray[np.float16]:
-    if "negatives" not in version.objects:
+def _negatives(store: Store, version: Version, name: str) -> npt.NDArray[np.float16]:
+    if name not in version.objects:
         return np.zeros((0, 0), np.float16)
-    return store.read_tensors(version, "negatives")["features"].astype(np.float16)
+    return store.read_tensors(version, name)["features"].astype(np.float16)
 
 
 def _object(task: int, kind: str) -> str:

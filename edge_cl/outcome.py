@@ -82,6 +82,12 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
         )
     if learned.task is not None and learned.epochs == 0 and model.config.method != "prototype":
         notes.append("Too few classes or pictures to train adapters on: statistics alone were taken.")
+    if model.closer:
+        share = model.preprocess.crop_fraction
+        notes.append(
+            f"Pictures are answered on a closer square, {share:.0%} of a frame's shorter side: "
+            "the hold-out pictures are told better on it."
+        )
     alike = [] if learned.task is None else look_alikes(model, learned.task)
     for one, other in alike[:MOST_ALIKE]:
         notes.append(

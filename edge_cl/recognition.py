@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from edge_cl.backend import BASE, BATCH_SIZE, Backend, Encoding
 from edge_cl.head import Head, softmax
 from edge_cl.preprocess import Pixels
 from edge_cl.statistics import Array
-
-CLOSER = "closer"  # the rule that looks closer where it is unsure: ...
-CLOSER_CONFIDENCE = 0.6  # ... where the best class is no more probable than this, ...
-CLOSER_FRACTION = 0.75  # ... at the inner square of this side, as a fraction of the input's
 
 
 @dataclass(frozen=True)
@@ -64,28 +59,10 @@ class Recogniser:
         """Yield class probabilities (B, C) of pictures (S, S, 3) and whether each is unknown (B,), batch by batch."""
         for start in range(0, len(pixels), BATCH_SIZE):
             batch = np.stack(pixels[start : start + BATCH_SIZE])
-            posterior, unknown = RULES[self.rule](self, self.backend.prefix(batch))
-            yield self._look_closer(batch, posterior) if self.rule == CLOSER else posterior, unknown
-
-    def _look_closer(self, pixels: Pixels, posterior: Array) -> Array:
-        """Return a batch's class probabilities (B, C), of the unsure ones the mean with those of a closer look.
-
-        Args:
-            pixels: (B, S, S, 3).
-            posterior: at the first look, (B, C).
-        """
-        unsure = np.flatnonzero(posterior.max(1) <= CLOSER_CONFIDENCE)
-        if len(unsure):
-            inner = replace(self.backend.preprocess, crop_fraction=CLOSER_FRACTION)
-            looked = np.stack([inner.centre(Image.fromarray(pixels[i])) for i in unsure])
-            posterior[unsure] = (posterior[unsure] + base(self, self.backend.prefix(looked))[0]) / 2
-        return posterior
+            yield RULES[self.rule](self, self.backend.prefix(batch))
 
     def posterior(self, encoding: Encoding) -> Array:
-        """Return class probabilities of a batch that the prefix has encoded under the rule in force, (B, C).
-
-        They are those at the first look, whatever the rule.
-        """
+        """Return class probabilities of a batch that the prefix has encoded under the rule in force, (B, C)."""
         return RULES[self.rule](self, encoding)[0]
 
     def base_answers(self, encoding: Encoding) -> tuple[Array, npt.NDArray[np.bool_]]:
@@ -148,4 +125,4 @@ def published(recogniser: Recogniser, encoding: Encoding) -> tuple[Array, npt.ND
     return softmax(scores * np.float32(16.0)), unknown
 
 
-RULES: dict[str, Rule] = {"routed": routed, "base": base, CLOSER: routed, "published": published}
+RULES: dict[str, Rule] = {"routed": routed, "base": base, "published": published}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -161,7 +161,7 @@ def _manifest(snapshot: Snapshot, layout: str, precision: str, recipe: str, refs
         precision=precision,
         recipe=recipe,
         version=snapshot.version,
-        backbone=model.spec.to_json(),
+        backbone=replace(model.spec, preprocess=model.preprocess).to_json(),
         shape=snapshot.shape,
         classes=tuple(BundleClass(c.id, c.name, c.task) for c in model.classes),
         task_names={t: name for t, name in model.task_names.items() if any(c.task == t for c in model.classes)},
@@ -271,6 +271,7 @@ def _write_classifier(snapshot: Snapshot, path: Path, recipe: str, precision: st
         "edge_cl.recipe": recipe,
         "edge_cl.version": snapshot.version,
         "edge_cl.classes": names,
+        "edge_cl.preprocess": snapshot.model.preprocess.to_json(),
     }
     onnx.helper.set_model_props(model, {key: canonical_json(value).decode() for key, value in facts.items()})
     replace_bytes(path, model.SerializeToString(deterministic=True))

@@ -22,6 +22,7 @@ from edge_cl.assessment import (
     cautious_temperature,
     fit_temperature,
     look_alikes,
+    on_better_square,
     weigh_branch,
     with_best_shrinkage,
     with_exit,
@@ -84,11 +85,16 @@ def model(train: tuple[Array, Indices], held: tuple[Array, Indices], scores: Arr
 
 
 def distances_without(
-    train: tuple[Array, Indices], held: tuple[Array, Indices], probe: int, shrinkage: float = 0.2
+    train: tuple[Array, Indices],
+    held: tuple[Array, Indices],
+    probe: int,
+    shrinkage: float = 0.2,
+    seen: Array | None = None,
 ) -> np.ndarray:
     """Return a probe's squared distances to the means of all classes made without it, in double precision.
 
     The covariance is without it too; the number that its sum is divided by, and its isotropic part, are not.
+    What is `seen` of the probes to be scored may be other than what was learned from.
     """
     everything = np.concatenate([train[0], held[0]]).astype(np.float64)
     labels = np.concatenate([train[1], held[1]])
@@ -103,7 +109,7 @@ def distances_without(
     deviations = (everything - means[labels])[left]
     covariance = deviations.T @ deviations / len(labels)
     shrunk = (1 - shrinkage) * covariance + isotropic * np.eye(WIDTH)
-    offsets = held[0][probe] - means
+    offsets = (held[0] if seen is None else seen)[probe] - means
     result: np.ndarray = np.einsum("cf,fg,cg->c", offsets, np.linalg.inv(shrunk), offsets)
     return result
 
@@ -153,6 +159,46 @@ def test_probes_are_scored_as_if_never_seen(each: int) -> None:
     assert counts == sorted(counts, reverse=True)
     threshold = np.quantile([reference.min() for reference in references], 0.99)
     assert calibrated(whole).threshold == pytest.approx(threshold, rel=5e-3)
+
+
+def on_squares(held: tuple[Array, Indices], seen: Array, train: tuple[Array, Indices]) -> Model:
+    """Return a model whose hold-out pictures have other features on the closer square."""
+    whole = model(train, held)
+    rows = {task: TASKS[held[1]] == task for task in whole.probes}
+    near = {t: replace(p, features=seen[rows[t]].astype(np.float16)) for t, p in whole.probes.items()}
+    return replace(whole, closer_probes=near)
+
+
+@pytest.mark.parametrize("each", [1, 3, 20])
+def test_on_the_closer_square_probes_are_scored_as_if_never_seen(each: int) -> None:
+    """What is taken out of means and covariance is what went in, on the other square."""
+    train, held, (seen, _) = pictures(each), pictures(3, seed=1, spread=2.0), pictures(3, seed=2, spread=2.0)
+    whole = replace(on_squares(held, seen, train), closer=True)
+    references = [distances_without(train, held, probe, seen=seen) for probe in range(len(held[0]))]
+    right = np.array([reference.argmin() for reference in references]) == held[1]
+    assert assess(whole).per_task == {t: pytest.approx(right[TASKS[held[1]] == t].mean()) for t in (0, 1)}
+    threshold = np.quantile([reference.min() for reference in references], 0.99)
+    assert calibrated(whole).threshold == pytest.approx(threshold, rel=5e-3)
+    assert calibrated(replace(whole, closer=False)).threshold != pytest.approx(threshold, rel=5e-3)
+
+
+@pytest.mark.parametrize(("spread", "closer"), [(0.3, True), (1.0, False), (2.0, False)])
+def test_the_square_on_which_probes_are_told_better_is_answered_on(spread: float, closer: bool) -> None:
+    train, held, (seen, _) = pictures(20), pictures(8, seed=1), pictures(8, seed=1, spread=spread)
+    found = on_squares(held, seen, train)
+    for before in (False, True):
+        assert on_better_square(replace(found, closer=before)).closer == closer
+
+
+def test_a_square_is_chosen_among_those_that_enough_probes_were_seen_on() -> None:
+    train, held, (seen, _) = pictures(20), pictures(8, seed=1), pictures(8, seed=1, spread=0.3)
+    found = on_squares(held, seen, train)
+    assert on_better_square(found).closer
+    assert not on_better_square(replace(found, closer_probes={})).closer  # of an earlier release
+    assert not on_better_square(replace(found, closer_probes={0: found.closer_probes[0]})).closer
+    assert not on_better_square(replace(found, negatives=half(seen).astype(np.float16))).closer
+    few = pictures(FEWEST_PROBES // 4 - 1, seed=1)
+    assert not on_better_square(on_squares(few, few[0] * 0, train)).closer
 
 
 def test_threshold_is_fitted_to_the_distance_of_the_head(monkeypatch: pytest.MonkeyPatch) -> None:

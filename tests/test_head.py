@@ -9,14 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from edge_cl.backbone import Backbone
 from edge_cl.features import Encoder, TorchBackend
 from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, Exit, Head, precision_of, softmax
 from edge_cl.lora import Adapter
 from edge_cl.preprocess import Preprocess
-from edge_cl.recognition import CLOSER, CLOSER_FRACTION, RULES, Recogniser
+from edge_cl.recognition import RULES, Recogniser
 from edge_cl.statistics import Array, Precision, Statistics
 
 WIDTH = 5
@@ -282,7 +281,7 @@ def test_branches_are_run_no_more_than_needed(
         assert seen == [int((mass > 0.5).sum())]  # the pictures of that task alone
 
 
-@pytest.mark.parametrize("rule", sorted(set(RULES) - {CLOSER}))
+@pytest.mark.parametrize("rule", sorted(RULES))
 def test_prediction_is_the_posterior_s(recogniser: Recogniser, rule: str) -> None:
     recogniser = replace(recogniser, rule=rule)
     encoding = recogniser.backend.encoder.encode(PICTURES)
@@ -299,35 +298,6 @@ def test_prediction_is_the_posterior_s(recogniser: Recogniser, rule: str) -> Non
         assert (answer.label, answer.confidence) == answer.top[0]
         if abs(distance - limit) > 1e-3 * limit:
             assert answer.unknown == (distance > limit)
-
-
-@torch.no_grad()
-def test_unsure_pictures_are_looked_at_closer(recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of those, and of no others, the answer is the mean of that to the picture and that to its inner square."""
-    routed = np.concatenate([p for p, _ in recogniser.posteriors(list(PICTURES))])
-    limit = float(np.median(routed.max(1)))
-    monkeypatch.setattr("edge_cl.recognition.CLOSER_CONFIDENCE", limit)
-    unsure = routed.max(1) <= limit
-    side, backend = PICTURES.shape[1], recogniser.backend
-    edge = side * (1 - CLOSER_FRACTION) / 2
-    box = (edge, edge, side - edge, side - edge)
-    inner = np.stack(
-        [
-            np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC, box))
-            for picture in PICTURES
-        ]
-    )
-    again = recogniser.head.base_posterior(backend.encode(inner).features)
-    assert np.abs(again - routed).max() > 0.01
-    found = list(replace(recogniser, rule=CLOSER).posteriors(list(PICTURES)))
-    expected = np.where(unsure[:, None], (routed + again) / 2, routed)
-    np.testing.assert_allclose(np.concatenate([p for p, _ in found]), expected, atol=1e-4)
-    unknown = np.concatenate([u for _, u in recogniser.posteriors(list(PICTURES))])
-    assert np.array_equal(np.concatenate([u for _, u in found]), unknown)
-
-    monkeypatch.setattr("edge_cl.recognition.CLOSER_CONFIDENCE", -1.0)
-    same = np.concatenate([p for p, _ in replace(recogniser, rule=CLOSER).posteriors(list(PICTURES))])
-    np.testing.assert_array_equal(same, routed)
 
 
 def test_no_pictures_no_answers(recogniser: Recogniser) -> None:

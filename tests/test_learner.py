@@ -24,8 +24,9 @@ from edge_cl.budget import Work
 from edge_cl.decoded import decode
 from edge_cl.errors import EdgeClError, FolderError, StoreError, UsageError
 from edge_cl.model import Model
-from edge_cl.pictures import read_folder
+from edge_cl.pictures import read_folder, split_hold_out
 from edge_cl.plan import work_of
+from edge_cl.runtime import Classifier
 from edge_cl.version import Version
 
 # Names sort in another order than they are taught in, within a task and across tasks.
@@ -333,7 +334,7 @@ MOMENTS = {
     "shared, epoch 1": (("shared", 1), "shared", [2, 3]),
     "shared, epoch 2": (("shared", 2), "shared", [3]),
     "shared, last epoch": (("shared", 3), "shared", []),
-    "prefix": (("prefix", 1), "prefix", [2, 1]),  # the other view, and the hold-out pictures
+    "prefix": (("prefix", 1), "prefix", [2, 1, 1]),  # the other view, and the hold-out pictures on either square
     "train, epoch 1": (("train", 1), "train", [2, 3]),
     "train, last epoch": (("train", 3), "train", []),
     "head": (("head", 2), "train", []),
@@ -782,6 +783,70 @@ def test_an_exit_is_stored_and_an_earlier_state_has_none(taught: Learner, tmp_pa
         transaction.keep_all()
         transaction.commit(kind="learn", record={})
     assert model(learner).exit is None and model(learner).head().exit is None
+
+
+def test_hold_out_pictures_are_kept_as_either_square_shows_them(blank: Learner, tmp_path: Path) -> None:
+    learner = copied(blank, tmp_path / "store")
+    folder = write_looks(tmp_path / "first", FIRST, 12)
+    learner.learn(folder, CONFIG)
+    found, (_, encoder) = model(learner), learner.load()
+    _, held = split_hold_out(read_folder(folder).pictures, fraction=CONFIG.hold_out)
+    for probes, spec in ((found.probes, encoder.preprocess), (found.closer_probes, encoder.preprocess.closer())):
+        pixels = np.stack(decode(held, spec, copies=False).pixels)
+        np.testing.assert_allclose(probes[0].features, encoder.encode(pixels).features, atol=2e-3)
+        assert probes[0].classes.tolist() == [found.ids[p.label] for p in held]
+    assert np.abs(found.probes[0].features - found.closer_probes[0].features).max() > 0.02
+    learner.forget([next(iter(FIRST))])
+    after = model(learner)
+    assert after.probes[0].classes.tolist() == after.closer_probes[0].classes.tolist()
+    assert len(set(after.closer_probes[0].classes.tolist())) == 1
+
+
+@pytest.mark.parametrize("closer", [False, True])
+def test_pictures_are_answered_on_the_square_that_was_chosen(
+    learner: Learner, tmp_path: Path, fresh: Path, closer: bool
+) -> None:
+    """By the learner, and by a bundle, whose manifest says how to cut a frame."""
+    chosen = replace(model(learner), closer=closer)
+    with learner.store.write("a chosen square") as transaction:
+        chosen.save(transaction)
+        transaction.keep("backbone")
+        transaction.commit(kind="learn", record={})
+    learner = Learner.open(learner.store.path, device="cpu")
+    _, encoder = learner.load()
+    own = model(learner).spec.preprocess.crop_fraction
+    assert encoder.preprocess.crop_fraction == own  # pictures are learned on the same square as ever
+    fraction = own * 5 / 6 if closer else own
+    assert learner.recogniser().backend.preprocess.crop_fraction == pytest.approx(fraction)
+    path = read_folder(fresh / "two").pictures[0].path
+    with Image.open(path) as image:
+        edge = 40 * (1 - fraction) / 2
+        box = (edge, edge, 40 - edge, 40 - edge)
+        pixels = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC, box))
+    posterior = learner.recogniser().head.base_posterior(encoder.encode(pixels[None]).features)
+    base = learner.predict(path, rule="base").answers[0].prediction
+    assert base.confidence == pytest.approx(float(posterior.max()), abs=1e-5)
+
+    learner.export(tmp_path / "bundle")
+    classifier = Classifier(tmp_path / "bundle", rule="base")
+    with Image.open(path) as image:
+        answer = classifier.predict(np.asarray(image))
+    assert (answer.label, answer.confidence) == (base.label, pytest.approx(base.confidence, abs=1e-4))
+
+
+def test_a_learn_chooses_the_square(blank: Learner, tmp_path: Path) -> None:
+    learner = copied(blank, tmp_path / "store")
+    seen: list[Model] = []
+
+    def choose(tried: Model) -> Model:
+        seen.append(tried)
+        return replace(tried, closer=True)
+
+    with mock.patch("edge_cl.learning.on_better_square", choose):
+        report = learner.learn(write_looks(tmp_path / "first", FIRST), CONFIG)
+        assert len(seen) == 1 and model(learner).closer and "closer" in " ".join(report.notes)
+        learner.learn(write_looks(tmp_path / "second", SECOND), replace(CONFIG, choose_square=False))
+    assert len(seen) == 1 and not model(learner).closer
 
 
 def test_probes_are_in_the_pooled_scatter_and_earlier_ones_do_not_say(learner: Learner) -> None:
