@@ -58,8 +58,7 @@ StrideOption = Annotated[
     typer.Option(
         "--patch-stride",
         min=1,
-        help="Pixels from one patch to the next: fewer make more patches, and cost more; a patch's side: no overlap. "
-        "If not given: 14 where a backbone of larger pictures in patches of 16 is given 128 px, else no overlap.",
+        help="Pixels from one patch to the next: fewer make more patches, and cost more. If not given: no overlap.",
     ),
 ]
 RuleOption = Annotated[Rule, typer.Option("--rule", help="How branches are combined.")]

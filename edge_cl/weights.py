@@ -11,15 +11,12 @@ from typing import Any
 import timm
 from safetensors import SafetensorError, safe_open
 from timm.data.config import resolve_data_config
-from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor
 
 from edge_cl.architecture import BackboneSpec
 from edge_cl.config import BACKBONES_DIR, SHIPPED
 from edge_cl.errors import BackboneError, did_you_mean
 from edge_cl.preprocess import Preprocess
-
-FINER_STRIDE = 7 / 8  # of a patch's side: from one patch to the next, where a backbone is given less than it knows
 
 
 @dataclass(frozen=True)
@@ -44,10 +41,7 @@ def find_backbone(
         name: timm name, or "" or the shipped backbone's name for the one that ships with the package.
         weights: local .safetensors file; without it the hub is asked for a timm name's weights.
         image_size: side of the input, pixels; the model's own if not given.
-        patch_stride: pixels from one patch to the next. If not given, `FINER_STRIDE` of a patch's side where the input
-            is smaller than what the backbone was pretrained on, is seen whole and in more patches that way (128 px in
-            patches of 16); else a patch's side.
-            The shipped backbone's patches do not overlap unless told: it was pretrained on small inputs.
+        patch_stride: pixels from one patch to the next; a patch's side if not given, so that none overlap.
 
     Raises:
         BackboneError: unknown name, unreachable hub, or unreadable file.
@@ -61,15 +55,11 @@ def find_backbone(
         mend = f"{did_you_mean(name, known)} `edge-cl init --backbone list` shows the choices."
         raise BackboneError(f"timm knows no model {name!r}.", mend=mend)
     config = resolve_data_config(pretrained_cfg=_pretrained_config(name))
-    own = int(config["input_size"][-1])
-    size = image_size or own
+    size = image_size or int(config["input_size"][-1])
     preprocess = Preprocess(
         size, tuple(config["mean"]), tuple(config["std"]), config["interpolation"], float(config["crop_pct"])
     )
-    depth, patch = _depth_and_patch(name)
-    if patch_stride is None and size < own:
-        patch_stride = _finer_stride(size, patch)
-    spec = BackboneSpec(name, size, depth // 2 or 1, preprocess, patch_stride=patch_stride)
+    spec = BackboneSpec(name, size, _depth(name) // 2 or 1, preprocess, patch_stride=patch_stride)
     return BackboneSource(spec, weights or _from_hub(name))
 
 
@@ -125,20 +115,13 @@ def _pretrained_config(name: str) -> dict[str, Any]:
     return config.to_dict() if config else {}
 
 
-def _depth_and_patch(name: str) -> tuple[int, int]:
-    """Return the number of blocks and a patch's side, pixels; 0 of what the model does not have."""
+def _depth(name: str) -> int:
+    """Return the number of blocks; 0 where there are none."""
     import torch
 
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=0)
-    embed = getattr(model, "patch_embed", None)
-    return len(getattr(model, "blocks", ())), embed.patch_size[0] if isinstance(embed, PatchEmbed) else 0
-
-
-def _finer_stride(size: int, patch: int) -> int | None:
-    stride = int(FINER_STRIDE * patch)
-    fits = stride > 0 and (size - patch) % stride == 0  # nothing at the right and lower edge goes unseen
-    return stride if fits and (size - patch) // stride + 1 > size // patch else None
+    return len(getattr(model, "blocks", ()))
 
 
 def _from_hub(name: str) -> Path:

@@ -359,19 +359,13 @@ def test_unknown_backbones_are_refused(name: str, weights: Path | None, message:
         find_backbone(name, weights)
 
 
-@pytest.mark.parametrize(
-    ("image_size", "asked", "stride", "patches"),
-    [(128, None, 14, 81), (128, 16, 16, 64), (128, 12, 12, 100), (96, None, None, 36), (144, None, None, 81),
-     (None, None, None, 100), (160, None, None, 100), (176, None, None, 121), (None, 12, 12, 169)],
-)  # fmt: skip
-def test_smaller_inputs_are_seen_more_finely(
-    tiny_weights: Path, image_size: int | None, asked: int | None, stride: int | None, patches: int
-) -> None:
-    """Unless told otherwise, and where that yields more patches: these weights are of 160 px."""
-    source = find_backbone(TINY, tiny_weights, image_size, asked)
-    assert source.spec.patch_stride == stride
-    backbone = build(source.spec, read_weights(tiny_weights))
-    assert backbone.tokens == backbone.fixed_tokens + patches
+@pytest.mark.parametrize(("asked", "patches"), [(None, 64), (16, 64), (14, 81), (12, 100)])
+def test_patches_overlap_if_asked(tiny_weights: Path, asked: int | None, patches: int) -> None:
+    for name, weights in ((TINY, tiny_weights), ("", None)):
+        source = find_backbone(name, weights, 128, asked)
+        assert source.spec.patch_stride == asked
+        backbone = build(source.spec, read_weights(source.path))
+        assert backbone.tokens == backbone.fixed_tokens + patches
 
 
 def test_patches_cut_from_features_do_not_overlap(tiny_weights: Path) -> None:
@@ -379,13 +373,6 @@ def test_patches_cut_from_features_do_not_overlap(tiny_weights: Path) -> None:
     assert source.spec.patch_stride is None
     with pytest.raises(BackboneError, match="cuts its patches from the features of another"):
         build_empty(replace(source.spec, patch_stride=2))
-
-
-def test_patches_of_the_shipped_backbone_overlap_only_if_asked() -> None:
-    for asked in (None, 14):
-        source = find_backbone("", None, 64, asked)
-        assert source.spec.patch_stride == asked
-    assert build(find_backbone("", None, 128, 14).spec, read_weights(source.path)).tokens == 82
 
 
 @pytest.mark.parametrize(("image_size", "side"), [(None, 160), (64, 64)])
