@@ -23,7 +23,7 @@ KNOWN_QUANTILE = 0.99  # share of known pictures that the unknown threshold lets
 LEAST_KNOWN = 0.95  # share that it lets pass at least, whatever negatives say
 EXIT_QUANTILE = 0.95  # share of known pictures that the exit's threshold lets pass: beyond it they only go on
 NEGATIVE_QUANTILE = 0.01  # share of negatives that may pass the exit's
-SOFT = 0.7  # mean probability of the right classes at which two squares are compared
+SOFT = 0.5  # mean probability of the right classes at which two squares are compared
 BLIND_CONFIDENCE = 0.99  # of the class means in themselves, on average, where no picture was held out
 ALIKE = 2.0  # log-odds that tell two class means apart, below which the classes are named as look-alikes
 EXIT_CONFIDENCES = (0.98, 0.99)  # tried for the exit, ...
@@ -157,10 +157,11 @@ def with_best_shrinkage(model: Model) -> Model:
 
 
 def on_better_square(model: Model) -> Model:
-    """Return the model answering on the closer square if its probes are told better there, else on its own.
+    """Return the model answering on the other square, own or closer, if its probes are told better there.
 
     Better by more than one standard error of the difference. Things that stand far away are told better on the closer
-    square; of those that fill the frame it shows a part. It costs no pass: pictures are cut in another way.
+    square; of those that fill the frame it shows a part. It costs no pass: pictures are cut in another way. Where few
+    probes, or not all, were seen on both squares, it is its own.
     """
     own = replace(model, closer=False, exit=None)
     closer = replace(own, closer=True)
@@ -170,7 +171,9 @@ def on_better_square(model: Model) -> Model:
     here, there = (_score(tried, tried.head(), tried.statistics) for tried in (own, closer))
     temperature = soft_temperature(here.scores, here.targets)
     gain = _surprises(here.scores, here.targets, temperature) - _surprises(there.scores, there.targets, temperature)
-    return closer if gain.mean() > gain.std() / np.sqrt(len(gain)) else own
+    error = gain.std() / np.sqrt(len(gain))
+    takes_closer = gain.mean() >= -error if model.closer else gain.mean() > error
+    return closer if takes_closer else own
 
 
 def soft_temperature(scores: Array, targets: Indices) -> float:

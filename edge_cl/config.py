@@ -58,7 +58,7 @@ class LearnConfig:
         shrinkage: isotropic share of the pooled covariance.
         choose_shrinkage: whether the hold-out pictures choose the shrinkage, where there are enough of them.
         choose_square: whether they choose, likewise, between the square that pictures are learned on and a closer one
-            to answer on.
+            to answer on; the former, if not.
         cache_mb: most that prefix tokens may take on disk during a learn, MB; fewer views are trained on to fit.
         covariance_rank: directions of the pooled covariance that are kept.
         branch_views: of these views, how many a task's own branch is run on for its statistics.

@@ -139,7 +139,7 @@ def learn(
         if intake.negatives:
             model = _with_negatives(model, encoder, intake.negatives.pictures, steps)
         if config.choose_shrinkage:
-            model = with_best_shrinkage(replace(model, closer=False))
+            model = replace(with_best_shrinkage(replace(model, closer=False)), closer=model.closer)
         model = on_better_square(model) if config.choose_square else replace(model, closer=False)
         model = _calibrated(model, task if intake.new else None, encoder.prefix_width)
     return Learned(model, task if intake.new else None, epochs, plan, encoder.runtime)

@@ -23,6 +23,7 @@ from edge_cl.assessment import (
     fit_temperature,
     look_alikes,
     on_better_square,
+    soft_temperature,
     weigh_branch,
     with_best_shrinkage,
     with_exit,
@@ -182,23 +183,43 @@ def test_on_the_closer_square_probes_are_scored_as_if_never_seen(each: int) -> N
     assert calibrated(replace(whole, closer=False)).threshold != pytest.approx(threshold, rel=5e-3)
 
 
-@pytest.mark.parametrize(("spread", "closer"), [(0.3, True), (1.0, False), (2.0, False)])
-def test_the_square_on_which_probes_are_told_better_is_answered_on(spread: float, closer: bool) -> None:
-    train, held, (seen, _) = pictures(20), pictures(8, seed=1), pictures(8, seed=1, spread=spread)
-    found = on_squares(held, seen, train)
-    for before in (False, True):
-        assert on_better_square(replace(found, closer=before)).closer == closer
+def drawn_apart(held: tuple[Array, Indices], by: float) -> Array:
+    """Return hold-out pictures whose classes lie further apart, or, by less than nothing, nearer together."""
+    means = np.stack([held[0][held[1] == c].mean(0) for c in range(4)])
+    return half(held[0] + by * (means - means.mean(0))[held[1]])
+
+
+@pytest.mark.parametrize(
+    ("by", "first", "later"),
+    [(0.4, True, True), (0.0, False, True), (-0.4, False, False)],
+    ids=["better: the closer one", "the same: it stays", "worse: the own one"],
+)
+def test_the_square_on_which_probes_are_told_better_is_answered_on(by: float, first: bool, later: bool) -> None:
+    train, held = pictures(20), pictures(8, seed=1)
+    found = on_squares(held, drawn_apart(held, by), train)
+    assert on_better_square(found).closer == first
+    assert on_better_square(replace(found, closer=True)).closer == later
 
 
 def test_a_square_is_chosen_among_those_that_enough_probes_were_seen_on() -> None:
-    train, held, (seen, _) = pictures(20), pictures(8, seed=1), pictures(8, seed=1, spread=0.3)
-    found = on_squares(held, seen, train)
+    train, held = pictures(20), pictures(8, seed=1)
+    found = replace(on_squares(held, drawn_apart(held, 0.4), train), closer=True)
     assert on_better_square(found).closer
     assert not on_better_square(replace(found, closer_probes={})).closer  # of an earlier release
     assert not on_better_square(replace(found, closer_probes={0: found.closer_probes[0]})).closer
-    assert not on_better_square(replace(found, negatives=half(seen).astype(np.float16))).closer
+    assert not on_better_square(replace(found, negatives=held[0].astype(np.float16))).closer
     few = pictures(FEWEST_PROBES // 4 - 1, seed=1)
-    assert not on_better_square(on_squares(few, few[0] * 0, train)).closer
+    assert not on_better_square(replace(on_squares(few, drawn_apart(few, 0.4), train), closer=True)).closer
+
+
+def test_soft_temperature_leaves_the_right_classes_half_of_the_probability() -> None:
+    scores, targets = np.random.default_rng(0).normal(0, 30, (200, 9)).astype(np.float32), np.arange(200) % 9
+    scores[np.arange(200), targets] += 100
+    found = soft_temperature(scores, targets)
+    above = TEMPERATURES[np.searchsorted(TEMPERATURES, found) + 1]
+    shares = [softmax(scores / np.float32(t))[np.arange(200), targets].mean() for t in (found, above)]
+    assert shares[0] >= 0.5 > shares[1]
+    assert soft_temperature(-scores, targets) == TEMPERATURES[0]  # none leaves them so much
 
 
 def test_threshold_is_fitted_to_the_distance_of_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
