@@ -16,6 +16,7 @@ from edge_cl.config import LearnConfig
 TRAINING = 2.2  # a forward and backward pass through adapted blocks, in forward passes, ...
 REDUCED_TRAINING = 1.4  # ... and in reduced precision
 REDUCED_VIEW = 0.65  # a forward pass in that precision, making the view included
+SQUARES = 2  # on which hold-out pictures are seen
 FINISH_S = 2.5  # measuring old and new model, report, plot and commit
 FEWEST_EPOCHS = 3  # below that, statistics alone are taken
 
@@ -68,7 +69,7 @@ class Work:
 
     def base_passes(self, views: int) -> float:
         """Return the passes of prefix and base branch over the pictures and so many random views of each."""
-        return self.train * self.view * (1 + views) + self.hold_out
+        return self.train * self.view * (1 + views) + SQUARES * self.hold_out
 
     def own_passes(self, views: int) -> float:
         """Return the passes of the task's own branch over the same."""
@@ -101,7 +102,7 @@ class TimeBudget:
 
     def encoding_s(self, work: Work, views: int) -> float:
         """Return the seconds of reading the pictures and of one pass over them and so many random views."""
-        return work.base_passes(views) * self.pass_s + (work.train + work.hold_out) * self.decode_s
+        return work.base_passes(views) * self.pass_s + (work.train + SQUARES * work.hold_out) * self.decode_s
 
     def own_s(self, work: Work, views: int) -> float:
         """Return the seconds from the end of the task adapter's training to the end of the learn."""

@@ -287,7 +287,9 @@ def _taught(setting: Setting, config: LearnConfig, rules: Sequence[str]) -> Iter
 @method("cl-lora")
 def published(setting: Setting) -> Iterator[Stage]:
     """Learn by the published schedule and answer by the published rule."""
-    config = LearnConfig(epochs=setting.epochs, seed=setting.seed, schedule="joint", shared_update="distil")
+    config = LearnConfig(
+        epochs=setting.epochs, seed=setting.seed, schedule="joint", shared_update="distil", choose_square=False
+    )
     for stages in _taught(setting, config, ["published"]):
         yield stages["published"]
 

@@ -24,7 +24,7 @@ class Decoded:
     """Pictures in memory.
 
     Attributes:
-        pixels: the centred square that is answered on, (S, S, 3) each.
+        pixels: the centred square, (S, S, 3) each.
         copies: reduced copies that augmented views are cut from; empty for hold-out pictures.
     """
 

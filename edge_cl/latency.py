@@ -175,7 +175,7 @@ def _bare(snapshot: Snapshot, place: Path, threads: int) -> _Arm:
 
     from edge_cl.export.graphs import bare_graph, prepared
 
-    preprocess = snapshot.model.spec.preprocess
+    preprocess = snapshot.model.preprocess
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -115,7 +115,7 @@ def learn(
         stopwatch: gets the seconds of each stage.
         started: when the time that `config` allows began, by `time.monotonic`.
     """
-    model = replace(model, config=config)
+    model, before = replace(model, config=config), model.closer
     with stopwatch.stage("scan"):
         plan, budget = make_plan(model, encoder, intake, started, checkpoint)
     model = replace(model, config=plan.config)
@@ -141,7 +141,8 @@ def learn(
         if config.choose_shrinkage:
             model = replace(with_best_shrinkage(replace(model, closer=False)), closer=model.closer)
         model = on_better_square(model) if config.choose_square else replace(model, closer=False)
-        model = _calibrated(model, task if intake.new else None, encoder.prefix_width)
+        turned = set(model.adapters) if model.closer != before else set[int]()
+        model = _calibrated(model, turned | ({task} if intake.new else set()), encoder.prefix_width)
     return Learned(model, task if intake.new else None, epochs, plan, encoder.runtime)
 
 
@@ -320,10 +321,12 @@ def _with_statistics(model: Model, task: int, train: _Shown, held: _Shown, close
         kept = every[task].joined(kept, config.probes) if task in every else kept.limited(config.probes)
         return {**every, task: kept} if len(kept.classes) else every
 
+    # A task of an earlier release has probes of its own square alone: both sets have to be of the same pictures.
+    both = task not in model.probes or task in model.closer_probes
     return replace(
         model,
         probes=probes(held, model.probes),
-        closer_probes=probes(closer, model.closer_probes),
+        closer_probes=probes(closer, model.closer_probes) if both else model.closer_probes,
         branches={**model.branches, task: branch},
     )
 
@@ -337,14 +340,14 @@ def _new_branch(model: Model, train: _Shown) -> Branch:
     return Branch(ids, exact.rounded(WEIGHT_BITS), prototypes, weight=0.0)
 
 
-def _calibrated(model: Model, task: int | None, width: int) -> Model:
-    """Fit temperature, threshold and exit; let a new task's branch share in the answer where its hold-out allows."""
+def _calibrated(model: Model, tasks: set[int], width: int) -> Model:
+    """Fit temperature, threshold and exit; let branches of some tasks share in the answer where hold-out allows."""
     model = with_exit(calibrated(model), width)
-    if task is None or task not in model.adapters or task not in model.probes:
-        return model
-    branch, probes = model.branches[task], model.seen_probes[task]
-    targets = np.asarray([list(branch.classes).index(c) for c in probes.classes], np.int64)
-    temperature = fit_temperature(probes.scores, targets, start=model.temperature)
-    branch = replace(branch, temperature=temperature)
-    weight = weigh_branch(model, branch, task, model.config.branch_weight)
-    return replace(model, branches={**model.branches, task: replace(branch, weight=weight)})
+    for task in sorted(tasks & set(model.adapters) & set(model.probes)):
+        branch, probes = model.branches[task], model.seen_probes[task]
+        targets = np.asarray([list(branch.classes).index(c) for c in probes.classes], np.int64)
+        temperature = fit_temperature(probes.scores, targets, start=model.temperature)
+        branch = replace(branch, temperature=temperature)
+        weight = weigh_branch(model, branch, task, model.config.branch_weight)
+        model = replace(model, branches={**model.branches, task: replace(branch, weight=weight)})
+    return model

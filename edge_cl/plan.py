@@ -137,7 +137,7 @@ def work_of(model: Model, encoder: Encoder, intake: Intake) -> Work:
     patches = patches_of(backbone, size) if size else 0
     return Work(
         train=len(intake.train),
-        hold_out=2 * len(intake.hold_out),  # on either square
+        hold_out=len(intake.hold_out),
         prefix=backbone.split / backbone.depth,
         adapts=adapts(model, intake),
         together=together,

@@ -28,6 +28,7 @@ CONFIDENCES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)
 def measure(learner: Learner, folder: Path) -> list[tuple[str, float, float]]:
     """Return (what, passes, accuracy) of every way of answering."""
     model, encoder = learner.load()
+    encoder = replace(encoder, preprocess=model.preprocess)
     model = with_exit(calibrated(model), encoder.prefix_width)
     head, backend = model.head(), TorchBackend(encoder, model.adapters)
     assert head.exit is not None, "this store has too few hold-out pictures for an exit"

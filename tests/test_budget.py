@@ -10,7 +10,7 @@ import pytest
 import typer
 from small import CONFIG, edge_cl, new_learner, write_looks
 
-from edge_cl.budget import FINISH_S, TRAINING, TimeBudget, Work
+from edge_cl.budget import FINISH_S, SQUARES, TRAINING, TimeBudget, Work
 from edge_cl.cli_options import duration
 from edge_cl.config import LearnConfig
 from edge_cl.errors import UsageError
@@ -25,9 +25,9 @@ CONFIG10 = LearnConfig(epochs=10, views=3)
     ("work", "shared", "task", "own"),
     [
         (FIRST, 100 * 10 * TRAINING, 0, 0),
-        (LATER, 0, 100 * 10 * 0.5 * TRAINING, 410 * 0.5),
-        (replace(LATER, seen=0.5), 0, 100 * 10 * 0.25 * TRAINING, 410 * 0.5),
-        (replace(LATER, distils=True), 100 * 10 * 0.5 * (TRAINING + 1), 100 * 10 * 0.5 * TRAINING, 410 * 0.5),
+        (LATER, 0, 100 * 10 * 0.5 * TRAINING, 420 * 0.5),
+        (replace(LATER, seen=0.5), 0, 100 * 10 * 0.25 * TRAINING, 420 * 0.5),
+        (replace(LATER, distils=True), 100 * 10 * 0.5 * (TRAINING + 1), 100 * 10 * 0.5 * TRAINING, 420 * 0.5),
         (replace(FIRST, distils=True), 100 * 10 * (TRAINING + 0.5), 0, 0),
         (replace(FIRST, finer=1.2), 100 * 10 * (TRAINING + 1.2), 0, 0),
         (replace(FIRST, finer=2.4, training=1.4), 100 * 10 * (1.4 + 2.4), 0, 0),
@@ -38,8 +38,8 @@ CONFIG10 = LearnConfig(epochs=10, views=3)
 def test_passes_counted_by_hand(work: Work, shared: float, task: float, own: float) -> None:
     assert work.shared_passes(10) == pytest.approx(shared)
     assert work.task_passes(10) == pytest.approx(task)
-    assert work.base_passes(3) == 100 * 4 + 10
-    assert replace(work, view=0.5).base_passes(3) == pytest.approx(100 * 2 + 10)
+    assert work.base_passes(3) == 100 * 4 + SQUARES * 10
+    assert replace(work, view=0.5).base_passes(3) == pytest.approx(100 * 2 + SQUARES * 10)
     assert work.own_passes(3) == pytest.approx(own)
     assert replace(work, view=0.5).shared_passes(10) == pytest.approx(shared - 100 * 10 * 0.5 * work.finer)
 
@@ -83,19 +83,19 @@ def test_a_teacher_goes_before_the_views() -> None:
 
 def test_training_leaves_time_for_what_follows() -> None:
     given = budget(100)
-    encoding = 110 * 0.02 + 110 * 0.01
+    encoding = 120 * 0.02 + 120 * 0.01
     assert given.deadline - given.training_deadline(FIRST, encoded=False) == pytest.approx(encoding + FINISH_S)
-    own = 110 * 0.5 * 0.02
+    own = 120 * 0.5 * 0.02
     assert given.deadline - given.training_deadline(LATER, encoded=False) == pytest.approx(encoding + own + FINISH_S)
     assert given.deadline - given.training_deadline(LATER, encoded=True) == pytest.approx(own + FINISH_S)
 
 
 def test_late_encoding_takes_fewer_views() -> None:
     assert budget(100).fit_views(FIRST, 3) == 3
-    assert budget(FINISH_S + 110 * 0.03 + 2.5).fit_views(FIRST, 3) == 1
+    assert budget(FINISH_S + 120 * 0.03 + 2.5).fit_views(FIRST, 3) == 1
     assert budget(0).fit_views(FIRST, 3) == 0
     assert budget(100).fit_own_views(LATER, 3) == 3
-    assert budget(FINISH_S + 110 * 0.01 + 1.5).fit_own_views(LATER, 3) == 1
+    assert budget(FINISH_S + 120 * 0.01 + 1.5).fit_own_views(LATER, 3) == 1
     assert budget(0).fit_own_views(LATER, 3) == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,7 @@ def test_its_facts(deployed: Deployed) -> None:
     facts = {entry.key: entry.value for entry in model.metadata_props}
     assert facts["edge_cl.version"] == "4"
     assert facts["edge_cl.classes"] == '["b","d","a","c","e","f","g"]'
+    assert json.loads(facts["edge_cl.preprocess"]) == deployed.learner().load()[0].preprocess.to_json()
 
 
 def test_it_follows_the_store(deployed: Deployed, pixels: Any, tmp_path: Path) -> None:

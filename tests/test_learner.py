@@ -742,7 +742,8 @@ def test_negatives_are_remembered_and_tighten_the_unknown_test(blank: Learner, t
     kept = learner.store.read_tensors(learner.store.head, "negatives")["features"]
     assert kept.dtype == np.float16 and len(kept) == 10
     loaded = model(learner)
-    distances = loaded.head().distance(kept.astype(np.float32))
+    assert loaded.closer_negatives.shape == kept.shape and np.abs(loaded.closer_negatives - kept).max() > 0.02
+    distances = loaded.head().distance(loaded.seen_negatives.astype(np.float32))
     assert report.unknown["false_accepts"] == pytest.approx((distances <= loaded.threshold).mean())
 
     again = learner.learn(write_looks(tmp_path / "second", SECOND, 12), CONFIG)  # without new ones: the old ones count
@@ -760,6 +761,7 @@ def test_negatives_are_remembered_and_tighten_the_unknown_test(blank: Learner, t
         )
     few = learner.store.read_tensors(learner.store.head, "negatives")["features"]
     np.testing.assert_array_equal(few, kept[[0, 3, 6, 9]])
+    np.testing.assert_array_equal(model(learner).closer_negatives, loaded.closer_negatives[[0, 3, 6, 9]])
 
 
 def test_negatives_without_a_picture_are_refused_before_anything_changes(learner: Learner, tmp_path: Path) -> None:
@@ -802,11 +804,35 @@ def test_hold_out_pictures_are_kept_as_either_square_shows_them(blank: Learner, 
     assert len(set(after.closer_probes[0].classes.tolist())) == 1
 
 
+def test_probes_of_an_earlier_release_get_no_closer_ones_of_other_pictures(learner: Learner, tmp_path: Path) -> None:
+    earlier = replace(model(learner), closer_probes={})
+    with learner.store.write("an earlier release") as transaction:
+        earlier.save(transaction)
+        transaction.keep("backbone")
+        transaction.commit(kind="learn", record={})
+    learner = Learner.open(learner.store.path, device="cpu")
+    learner.learn(write_looks(tmp_path / "more", FIRST, 8, first=40), CONFIG, update=True)
+    learner.learn(write_looks(tmp_path / "third", THIRD), CONFIG)
+    assert set(model(learner).probes) == {0, 1, 2} and set(model(learner).closer_probes) == {2}
+    assert not model(learner).closer
+
+
+def test_kept_features_move_on_either_square(learner: Learner) -> None:
+    found = replace(model(learner), negatives=np.ones((2, 3), np.float16), closer_negatives=np.ones((2, 3), np.float16))
+    moved = found.moved(lambda rows: rows + 1)
+    for name in ("probes", "closer_probes"):
+        for task, probes in getattr(found, name).items():
+            np.testing.assert_allclose(getattr(moved, name)[task].features, probes.features + 1, atol=2e-3)
+    assert (moved.negatives == 2).all() and (moved.closer_negatives == 2).all()
+
+
 @pytest.mark.parametrize("closer", [False, True])
 def test_pictures_are_answered_on_the_square_that_was_chosen(
     learner: Learner, tmp_path: Path, fresh: Path, closer: bool
 ) -> None:
-    """By the learner, and by a bundle, whose manifest says how to cut a frame."""
+    """By the learner, and by a bundle, whose manifest says how to cut a frame; its graphs stay."""
+    learner.export(tmp_path / "bundle")
+    classifier = Classifier(tmp_path / "bundle", rule="base")
     chosen = replace(model(learner), closer=closer)
     with learner.store.write("a chosen square") as transaction:
         chosen.save(transaction)
@@ -827,8 +853,8 @@ def test_pictures_are_answered_on_the_square_that_was_chosen(
     base = learner.predict(path, rule="base").answers[0].prediction
     assert base.confidence == pytest.approx(float(posterior.max()), abs=1e-5)
 
-    learner.export(tmp_path / "bundle")
-    classifier = Classifier(tmp_path / "bundle", rule="base")
+    assert not learner.export(tmp_path / "bundle")["graphs_built"]
+    assert classifier.reload()
     with Image.open(path) as image:
         answer = classifier.predict(np.asarray(image))
     assert (answer.label, answer.confidence) == (base.label, pytest.approx(base.confidence, abs=1e-4))
