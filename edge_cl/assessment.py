@@ -168,7 +168,8 @@ def on_better_square(model: Model) -> Model:
     kept, seen = ({t: len(p.classes) for t, p in tried.seen_probes.items()} for tried in (own, closer))
     if sum(kept.values()) < FEWEST_PROBES or seen != kept or len(own.negatives) != len(own.closer_negatives):
         return own
-    here, there = (_score(tried, tried.head(), tried.statistics) for tried in (own, closer))
+    head = own.head()  # the closer square's too: it is made of the statistics alone
+    here, there = (_score(tried, head, tried.statistics) for tried in (own, closer))
     temperature = soft_temperature(here.scores, here.targets)
     gain = _surprises(here.scores, here.targets, temperature) - _surprises(there.scores, there.targets, temperature)
     error = gain.std() / np.sqrt(len(gain))

@@ -138,7 +138,7 @@ def learn(
     with stopwatch.stage("head"):
         if intake.negatives:
             model = _with_negatives(model, encoder, intake.negatives.pictures, steps)
-        if config.choose_shrinkage:
+        if config.choose_shrinkage:  # on the square that the statistics are of
             model = replace(with_best_shrinkage(replace(model, closer=False)), closer=model.closer)
         model = on_better_square(model) if config.choose_square else replace(model, closer=False)
         turned = set(model.adapters) if model.closer != before else set[int]()
