@@ -103,9 +103,8 @@ class Job:
     def optimisation(self) -> Optimisation:
         """Settings of the SGD loop."""
         c = self.config
-        return Optimisation(
-            c.epochs, c.learning_rate, c.batch_size, c.micro_batch, c.weight_decay, captured=c.captured_steps
-        )
+        at_once = c.shaping_batch if self.shapes_base else c.micro_batch
+        return Optimisation(c.epochs, c.learning_rate, c.batch_size, at_once, c.weight_decay, captured=c.captured_steps)
 
     def views(self, indices: np.ndarray, number: int, spec: Preprocess) -> Tensor:
         """Return fresh view `number` of some pictures as network input, (B, 3, S, S), on the CPU.
@@ -280,10 +279,10 @@ def shape_base(job: Job) -> Adapted:
             assert teacher is not None
             finer, rows = taught
             wanted, found = teacher.summaries(finer), list[Tensor]()  # before the student's pass fills the memory
-            tokens = backbone.run_blocks(job.embedded(pixels), prefix, shared, found)
-            tokens = backbone.run_blocks(tokens, suffix, task, found)
+            tokens = backbone.run_blocks(job.embedded(pixels), prefix, shared, found, rows)
+            tokens = backbone.run_blocks(tokens, suffix, task, found, rows)
             share = TAUGHT_EVERY * len(finer) / len(pixels)
-            distance = share * feature_distance(torch.stack(found, 1)[rows], wanted)
+            distance = share * feature_distance(torch.stack(found, 1), wanted)
             loss = F.cross_entropy(classifier(backbone.classify_token(tokens)), targets)
             loss = loss + job.config.finer_weight * distance
         loss = weight * (loss + settings.orthogonality * orthogonality_loss(task, job.earlier))

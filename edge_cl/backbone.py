@@ -76,7 +76,12 @@ class Backbone(nn.Module):
         return self.run_blocks(tokens, range(self.split, self.depth), adapter, summaries)
 
     def run_blocks(
-        self, tokens: Tensor, blocks: range, adapter: Adapter | None, summaries: list[Tensor] | None = None
+        self,
+        tokens: Tensor,
+        blocks: range,
+        adapter: Adapter | None,
+        summaries: list[Tensor] | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Run some blocks with an adapter in force.
 
@@ -85,6 +90,7 @@ class Backbone(nn.Module):
             blocks: which blocks.
             adapter: low-rank deltas, or None for the bare backbone.
             summaries: if given, each block appends its `summarise` (B, S, D).
+            rows: of which pictures, (B',); None: of all.
 
         Returns:
             Tokens after the last of the blocks, (B, N, D).
@@ -95,7 +101,7 @@ class Backbone(nn.Module):
             else:
                 tokens = self._run_block(i, tokens, adapter)
             if summaries is not None:
-                summaries.append(self.summarise(tokens))
+                summaries.append(self.summarise(tokens if rows is None else tokens[rows]))
         return tokens
 
     def _run_block(self, i: int, tokens: Tensor, adapter: Adapter | None) -> Tensor:

@@ -34,8 +34,8 @@ class LearnConfig:
         r: rank of every adapter.
         learning_rate: of SGD at the start of each stage.
         batch_size: pictures a step.
-        micro_batch: most pictures that go through the backbone at once; fewer need less memory, the result is the
-            same within rounding.
+        micro_batch: most pictures that go through the backbone at once (see also `shaping_batch`); fewer need less
+            memory, the result is the same within rounding.
         recompute: whether training saves the blocks' inputs alone and runs each block again on the way back (gradient
             checkpointing, Chen et al., 2016).
         reduced_precision: whether training, and the passes over augmented views, take matrix products in bfloat16 where
@@ -137,6 +137,11 @@ class LearnConfig:
                 faults.append(f"{name} must be positive, not {value}.")
         if faults:
             raise UsageError(*faults)
+
+    @property
+    def shaping_batch(self) -> int:
+        """Most pictures at once in the task that shapes the base branch: fewer, as all blocks are trained on them."""
+        return math.ceil(self.micro_batch * 2 / 3)
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""

@@ -98,7 +98,9 @@ class Footprint:
         held = (blocks + saved if config.recompute else blocks * saved) + passing
         pixels = PIXELS * 3 * self.image_size**2
         batch = math.ceil(work.train / batch_count(work.train, config.batch_size))
-        at_once = math.ceil(batch / batch_count(batch, config.micro_batch))
+        shapes = work.together and config.schedule != "joint"
+        at_once = config.shaping_batch if shapes else config.micro_batch
+        at_once = math.ceil(batch / batch_count(batch, at_once))
         # A product in half precision saves its copy of the weights too.
         copies = HALF * self.matrices * (1 if config.recompute else blocks) * self.reduced
         return at_once * FLOAT * (work.seen * self.tokens * self.width * held + pixels) + copies

@@ -18,7 +18,7 @@ from edge_cl.heap import give_back
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
-ROWS_AT_ONCE, ROWS_BYTES = 128, 32 << 20  # feature rows that are folded into a scatter at once: at most so many
+ROWS_AT_ONCE, ROWS_BYTES = 256, 9 << 20  # feature rows that are folded into a scatter at once: at most so many
 LEAST = 1e-5  # of the largest energy: what is smaller is not told from rounding
 MOST_HELD = 0.99  # share of its spread along itself that a single picture is taken to bring into a covariance, at most
 

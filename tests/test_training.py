@@ -383,6 +383,7 @@ def test_base_branch_is_taught_as_written_out(
     """One step: cross-entropy of all pictures, and the distance of every second one's features of all blocks."""
     task = with_teacher(job(tiny_backbone, first=True))
     task = replace(task, config=replace(CONFIG, finer_weight=7.0))
+    assert task.optimisation.micro_batch == 11  # of 16
     settings = replace(task.optimisation, epochs=1, batch_size=32, micro_batch=micro_batch)
     monkeypatch.setattr(Job, "optimisation", property(lambda job: settings))
     result = SCHEDULES["two-stage"](task)
