@@ -97,10 +97,10 @@ class Learner:
             model.save(transaction)
 
         vit = build(source.spec, read_weights(source.path))
-        width = vit.depth * vit.summaries_per_block * vit.width
-        model = Model(source.spec, LearnConfig(), Statistics.empty(width))
-        record: JsonObject = {"backbone": source.spec.name, "image_size": source.spec.image_size, "classes": []}
-        number = 1 if source.spec.patch_stride is None else 2
+        spec = replace(source.spec, patch_stride=None) if source.spec.patch_stride == vit.patch else source.spec
+        model = Model(spec, LearnConfig(), Statistics.empty(vit.depth * vit.summaries_per_block * vit.width))
+        record: JsonObject = {"backbone": spec.name, "image_size": spec.image_size, "classes": []}
+        number = 1 if spec.patch_stride is None else 2
         return cls(Store.create(path, record=record, fill=fill, format=number), device=device)
 
     @classmethod

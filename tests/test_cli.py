@@ -509,6 +509,8 @@ def test_patch_stride_of_a_store_is_known_by_its_patches(made: Path, store: Path
     made_with = edge_cl("init", *init, "--patch-stride", 12, "--store", "overlapping")
     assert "its patches 12 px apart" in flat(made_with.err)
     assert json.loads(Path("overlapping/format.json").read_bytes())["format"] == 2  # edge-cl of before knows no stride
+    assert edge_cl("init", *init, "--patch-stride", 16, "--store", "plain").code == 0
+    assert json.loads(Path("plain/format.json").read_bytes())["format"] == 1  # a patch's side: none overlap
 
 
 def test_costly_learn_exits_1(made: Path, store: Path, tmp_path: Path) -> None:

@@ -134,9 +134,13 @@ def test_a_new_task_needs_no_engine(
     bundle = Bundle.open(bundle.path)
     made, _ = prepared(bundle, compiler)
     assert compiler.calls == ["build", "build"] and set(made.values()) == {"at hand fp32"}
+    closer = before.preprocess.closer()  # as if the learn had chosen it
+    backbone = {**bundle.manifest.backbone, "preprocess": closer.to_json()}
+    bundle = replace(bundle, manifest=replace(bundle.manifest, backbone=backbone))
     after = tensorrt_backend(bundle, previous=before)
     assert device.deserialised == 2, "prefix and suffix, once"
-    pixels = np.stack([bundle.manifest.preprocess.centre(picture(3, 50))])
+    assert after.preprocess == closer != before.preprocess
+    pixels = np.stack([after.preprocess.centre(picture(3, 50))])
     reference = OnnxBackend(bundle)
     expected = reference.branch(reference.encode(pixels), 2, [0]).features
     np.testing.assert_allclose(after.branch(after.encode(pixels), 2, [0]).features, expected, atol=1e-4)

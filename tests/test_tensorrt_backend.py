@@ -130,7 +130,8 @@ def test_adapters_change_on_the_same_engines(backend: TensorRTBackend, device: D
     backbone, pixels = reference.encoder.backbone, frames(3)
     loaded, before = device.deserialised, len(device.live)
     new = {BASE: task_adapter(backbone, 9), 0: task_adapter(backbone, 0), 5: task_adapter(backbone, 5)}
-    other = backend.with_adapters({task: factors_of(backbone, adapter) for task, adapter in new.items()})
+    factors = {task: factors_of(backbone, adapter) for task, adapter in new.items()}
+    other = backend.with_adapters(factors, backend.preprocess)
     assert device.deserialised == loaded
     grown = TorchBackend(reference.encoder, {0: new[0], 5: new[5]})
     for mine, theirs in ((other, grown), (backend, reference)):
@@ -143,7 +144,7 @@ def test_adapters_change_on_the_same_engines(backend: TensorRTBackend, device: D
     del other, mine
     backend.encode(pixels)
     assert len(device.live) == before, "adapters that nobody uses any more leave the device"
-    backend.with_adapters({BASE: factors_of(backbone, new[BASE])}).close()
+    backend.with_adapters({BASE: factors[BASE]}, backend.preprocess).close()
     with pytest.raises(EngineError, match="closed"):
         backend.encode(pixels)
 

@@ -175,13 +175,19 @@ class TensorRTBackend:
                 addresses.setdefault(task, {})[name] = address
         return addresses
 
-    def with_adapters(self, adapters: Mapping[int, Factors]) -> TensorRTBackend:
+    def with_adapters(self, adapters: Mapping[int, Factors], preprocess: Preprocess) -> TensorRTBackend:
         """Return a backend with other adapters on the same engines and buffers; to close one of them closes both.
 
-        This backend answers as before; its adapters leave the device when nobody holds it any more.
+        Args:
+            adapters: see `TensorRTBackend`.
+            preprocess: how pictures become input, of the same size: another square of them may be cut.
+
+        Returns:
+            The backend. This one answers as before; its adapters leave the device when nobody holds it any more.
         """
         with self._active():
             other = copy.copy(self)
+            other._preprocess = preprocess
             other._suffixes = dict.fromkeys(adapters, self._suffixes[BASE])
             other._adapters = other._uploaded(adapters)
         _backends.add(other)

@@ -31,8 +31,8 @@ def tensorrt_backend(
     suffixes = {task: found_engine(bundle, engine, here) for task, engine in suffix_engines(bundle).items()}
     names = (prefix.sha256, *(suffix.sha256 for suffix in suffixes.values()))
     shared, factors = bundle.manifest.layout == "shared", branch_factors(bundle)
-    if previous and shared and previous.names == names and previous.preprocess == bundle.manifest.preprocess:
-        return previous.with_adapters(factors)
+    if previous and shared and previous.names == names:
+        return previous.with_adapters(factors, bundle.manifest.preprocess)
     engines = {task: suffix.read() for task, suffix in suffixes.items()}
     return TensorRTBackend(
         prefix.read(),
