@@ -36,6 +36,7 @@ class Work:
         training: forward passes that a forward and backward pass is worth.
         view: the same of a pass over a picture to learn from.
         finer: tokens that a teacher of the base branch sees for every token of a training step; 0: there is none.
+        negatives: pictures of nothing known whose features are kept.
     """
 
     train: int
@@ -48,6 +49,7 @@ class Work:
     training: float = TRAINING
     view: float = 1.0
     finer: float = 0.0
+    negatives: int = 0
 
     def under(self, config: LearnConfig) -> Work:
         """Return what of the work some settings ask for."""
@@ -106,7 +108,11 @@ class TimeBudget:
 
     def own_s(self, work: Work, views: int) -> float:
         """Return the seconds from the end of the task adapter's training to the end of the learn."""
-        return work.own_passes(views) * self.pass_s + FINISH_S
+        return work.own_passes(views) * self.pass_s + self.finish_s(work)
+
+    def finish_s(self, work: Work) -> float:
+        """Return the seconds after the statistics."""
+        return SQUARES * work.negatives * (self.pass_s + self.decode_s) + FINISH_S
 
     def fit(self, work: Work, config: LearnConfig) -> LearnConfig:
         """Return the settings with as many epochs as fit, else without a teacher, fewer views, or statistics alone.
@@ -128,7 +134,7 @@ class TimeBudget:
 
     def fit_views(self, work: Work, views: int) -> int:
         """Return the most random views, at most `views`, that can be encoded in time after training."""
-        left = self.deadline - time.monotonic() - FINISH_S
+        left = self.deadline - time.monotonic() - self.finish_s(work)
         return next((v for v in _down(views, 0) if self.encoding_s(work, v) <= left), 0)
 
     def fit_own_views(self, work: Work, views: int) -> int:

@@ -31,13 +31,11 @@ from edge_cl.heap import give_back
 from edge_cl.intake import Intake
 from edge_cl.model import KnownClass, Model, Probes
 from edge_cl.pictures import Picture
-from edge_cl.plan import Plan, adapts, make_plan, shapes_base, teacher, work_of
+from edge_cl.plan import NEGATIVES, Plan, adapts, make_plan, shapes_base, teacher, work_of
 from edge_cl.preprocess import Preprocess
 from edge_cl.statistics import Indices, Statistics
 from edge_cl.tokens import TokenCache
 from edge_cl.training import reduces_precision
-
-NEGATIVES = 200  # pictures of nothing known whose features are kept
 
 
 @dataclass

@@ -21,6 +21,7 @@ from edge_cl.model import Model
 from edge_cl.training import reduces_precision
 
 PACE_PICTURES = 32  # pictures that the pace of a learn is measured on
+NEGATIVES = 200  # pictures of nothing known whose features are kept
 
 
 def adapts(model: Model, intake: Intake) -> bool:
@@ -146,4 +147,5 @@ def work_of(model: Model, encoder: Encoder, intake: Intake) -> Work:
         training=REDUCED_TRAINING if reduced else TRAINING,
         view=REDUCED_VIEW if reduced and encoder.graphs is None else 1.0,
         finer=(patches + backbone.fixed_tokens) / backbone.tokens / TAUGHT_EVERY if size else 0.0,
+        negatives=min(len(intake.negatives.pictures), NEGATIVES) if intake.negatives else 0,
     )

@@ -71,6 +71,17 @@ def test_what_is_chosen_is_predicted_to_fit(work: Work, seconds: int) -> None:
     assert given.learn_s(taken, chosen) <= seconds
 
 
+def test_negatives_take_a_pass_on_either_square() -> None:
+    given, work = budget(0), replace(LATER, negatives=50)
+    more = SQUARES * 50 * (0.02 + 0.01)
+    assert given.learn_s(work, CONFIG10) == pytest.approx(given.learn_s(LATER, CONFIG10) + more)
+    assert given.training_deadline(work, encoded=True) == pytest.approx(
+        given.training_deadline(LATER, encoded=True) - more
+    )
+    enough = budget(FINISH_S + given.encoding_s(LATER, 3) + more / 2)
+    assert enough.fit_views(LATER, 3) == 3 > enough.fit_views(work, 3)
+
+
 def test_a_teacher_goes_before_the_views() -> None:
     work = replace(FIRST, finer=1.2)
     fits = [budget(seconds).fit(work, CONFIG10) for seconds in range(90, 0, -1)]
