@@ -7,7 +7,7 @@ rank is at most K, and never materialised as a matrix.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 ROWS_AT_ONCE, ROWS_BYTES = 256, 9 << 20  # feature rows that are folded into a scatter at once: at most so many
+COLUMNS_AT_ONCE = 512  # of feature rows that are turned to new directions
 LEAST = 1e-5  # of the largest energy: what is smaller is not told from rounding
 MOST_HELD = 0.99  # share of its spread along itself that a single picture is taken to bring into a covariance, at most
 
@@ -37,14 +38,11 @@ def fold_rows(directions: int, count: int, at_once: int, rank: int) -> tuple[int
         at_once: of them, in one fold.
         rank: largest K kept.
     """
-    most, basis = 0, 0  # of its own
+    most = 0
     while count > 0:
-        rows = min(count, at_once)
-        after = min(directions + rows, rank)
-        # What is folded in, its copy behind the scaled basis, and that, or later the next basis.
-        most = max(most, basis + rows + (directions + rows) + max(directions, after))
-        basis = directions = after
-        count -= rows
+        most = max(most, directions + at_once + at_once // 4)  # scaled basis, what is folded in, about a class's rows
+        directions = min(directions + min(count, at_once), rank)
+        count -= at_once
     return most, directions
 
 
@@ -77,7 +75,7 @@ class Scatter:
     def of_first(self, width: int) -> Scatter:
         """Return the scatter of the first `width` numbers of every row alone; the rest is spread over them evenly."""
         rows = np.sqrt(self.energy)[:, None] * self.basis[:, :width]
-        part = Scatter.empty(width)._add_rows([rows], len(rows)) if len(rows) else Scatter.empty(width)
+        part = Scatter.empty(width)._with_rows([rows], len(rows), max(len(rows), 1))
         return Scatter(part.basis, part.energy, part.rest + self.rest * width / self.basis.shape[1], self.count)
 
     def add(self, deviations: Iterable[Array], *, count: int, rank: int = 1024) -> Scatter:
@@ -88,28 +86,48 @@ class Scatter:
             count: how many pictures they stand for.
             rank: largest K kept.
         """
-        result, at_once = self, rows_at_once(self.basis.shape[1])
-        waiting: list[Array] = []
-        for block in deviations:
-            for start in range(0, len(block), at_once):
-                waiting.append(block[start : start + at_once])
-                if sum(map(len, waiting)) >= at_once:
-                    result, waiting = result._add_rows(waiting, rank), []
-        result = result._add_rows(waiting, rank) if waiting else result
+        result = self._with_rows(deviations, rank, rows_at_once(self.basis.shape[1]))
         return Scatter(result.basis, result.energy, result.rest, self.count + count)
 
-    def _add_rows(self, deviations: Sequence[Array], rank: int) -> Scatter:
-        give_back()  # matrices of the fold before
-        known = len(self.energy)
-        rows = np.concatenate((self.basis, *deviations), dtype=np.float32)
-        rows[:known] *= np.sqrt(self.energy)[:, None]
-        gram = rows @ rows.T
-        values, vectors = np.linalg.eigh(gram)  # in single precision: memory peaks here
-        total = float(np.trace(gram, dtype=np.float64)) + self.rest
-        keep = np.argsort(values)[::-1][:rank]
-        keep = keep[values[keep] > max(values[-1], 0.0) * LEAST] if len(values) else keep
-        basis, energy = (vectors[:, keep] / np.sqrt(values[keep])).T @ rows, values[keep]
-        return Scatter(basis, energy, max(total - float(energy.sum(dtype=np.float64)), 0.0), self.count)
+    def _with_rows(self, deviations: Iterable[Array], rank: int, at_once: int) -> Scatter:
+        """Fold rows in, `at_once` at a time, where the scaled basis lies: one matrix from the first to the last."""
+        width, rest, energy = self.basis.shape[1], self.rest, self.energy
+        known = filled = len(energy)
+        rows = np.empty((known + at_once, width), np.float32)
+        np.multiply(self.basis, np.sqrt(energy)[:, None], out=rows[:known])
+        for block in deviations:
+            while len(block):
+                fits, block = np.split(block, [len(rows) - filled])
+                rows[filled : filled + len(fits)] = fits
+                filled += len(fits)
+                if filled == len(rows):
+                    energy, rest = _fold(rows, rest, rank)
+                    known = filled = len(energy)
+                    rows.resize((known + at_once, width), refcheck=False)
+        if filled > known:
+            energy, rest = _fold(rows[:filled], rest, rank)
+        rows.resize((len(energy), width), refcheck=False)
+        rows /= np.sqrt(energy)[:, None]
+        return Scatter(rows, energy, rest, self.count)
+
+
+def _fold(rows: Array, rest: float, rank: int) -> tuple[Array, float]:
+    """Put the strongest directions of some rows (n, F), at most `rank`, in the place of the first, each by its length.
+
+    Returns:
+        The sums of squares along them, and all else with `rest`.
+    """
+    give_back()  # matrices of the fold before
+    gram = rows @ rows.T
+    values, vectors = np.linalg.eigh(gram)  # in single precision: memory peaks here
+    total = float(np.trace(gram, dtype=np.float64)) + rest
+    keep = np.argsort(values)[::-1][:rank]
+    keep = keep[values[keep] > max(values[-1], 0.0) * LEAST]
+    energy, turned = values[keep], np.ascontiguousarray(vectors[:, keep].T)
+    for start in range(0, rows.shape[1], COLUMNS_AT_ONCE):
+        part = rows[:, start : start + COLUMNS_AT_ONCE]
+        part[: len(keep)] = turned @ part
+    return energy, max(total - float(energy.sum(dtype=np.float64)), 0.0)
 
 
 @dataclass(frozen=True)
@@ -253,7 +271,8 @@ class Statistics:
                 rows = views[:, labels == c]
                 mean, n, k = rows.mean((0, 1)), int(counts[c]), rows.shape[1]
                 rows -= mean
-                yield rows.reshape(-1, views.shape[2]) / np.float32(len(views) ** 0.5)
+                rows /= np.float32(len(views) ** 0.5)
+                yield rows.reshape(-1, views.shape[2])
                 if n:  # pooling two groups adds the spread between their means
                     yield np.sqrt(n * k / (n + k)) * (mean - means[c])[None]
                 means[c] += (mean - means[c]) * (k / (n + k))
