@@ -308,9 +308,8 @@ def _with_statistics(model: Model, task: int, train: _Shown, held: _Shown, close
         more = [p.label for p in (*train.source.pictures, *held.source.pictures)]
         classes = tuple(replace(c, pictures=c.pictures + more.count(c.name)) for c in model.classes)
         model = replace(model, classes=classes)
-    statistics = model.statistics.add(train.base.features, train.columns(model), rank=config.covariance_rank)
-    statistics = statistics.add(held.base.features, held.columns(model), rank=config.covariance_rank)
-    model = replace(model, statistics=statistics)
+    parts = [(shown.base.features, shown.columns(model)) for shown in (train, held)]
+    model = replace(model, statistics=model.statistics.add_all(parts, rank=config.covariance_rank))
     branch = model.branches.get(task) or _new_branch(model, train)
 
     def probes(shown: _Shown, every: Mapping[int, Probes]) -> Mapping[int, Probes]:

@@ -122,7 +122,7 @@ def _time_notes(learned: Learned, asked: LearnConfig) -> list[str]:
 def _memory_notes(learned: Learned, asked: LearnConfig) -> list[str]:
     used, how = learned.plan.config, []
     if used.micro_batch < asked.micro_batch:
-        how.append(f"{used.micro_batch} pictures at once")
+        how.append(f"at most {used.micro_batch} pictures at once")
     if used.recompute and not asked.recompute:
         how.append("blocks run again on the way back")
     if asked.time_s is None and used.views < asked.views:

@@ -7,8 +7,9 @@ rank is at most K, and never materialised as a matrix.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from edge_cl.heap import give_back
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
-ROWS_AT_ONCE, ROWS_BYTES = 256, 9 << 20  # feature rows that are folded into a scatter at once: at most so many
+ROWS_AT_ONCE, ROWS_BYTES = 256, 9 << 20  # most feature rows that are folded into a scatter at once, but 64 always
 COLUMNS_AT_ONCE = 512  # of feature rows that are turned to new directions
 LEAST = 1e-5  # of the largest energy: what is smaller is not told from rounding
 MOST_HELD = 0.99  # share of its spread along itself that a single picture is taken to bring into a covariance, at most
@@ -40,9 +41,11 @@ def fold_rows(directions: int, count: int, at_once: int, rank: int) -> tuple[int
     """
     most = 0
     while count > 0:
-        most = max(most, directions + at_once + at_once // 4)  # scaled basis, what is folded in, about a class's rows
-        directions = min(directions + min(count, at_once), rank)
-        count -= at_once
+        rows = min(count, at_once)
+        portions = min(rows, at_once // 2)  # two of them, while the next is made
+        most = max(most, directions + at_once + portions)  # behind the scaled basis is room for what is folded in
+        directions = min(directions + rows, rank)
+        count -= rows
     return most, directions
 
 
@@ -91,24 +94,34 @@ class Scatter:
 
     def _with_rows(self, deviations: Iterable[Array], rank: int, at_once: int) -> Scatter:
         """Fold rows in, `at_once` at a time, where the scaled basis lies: one matrix from the first to the last."""
+        blocks = (block for block in deviations if len(block))
+        if (first := next(blocks, None)) is None:
+            return self
         width, rest, energy = self.basis.shape[1], self.rest, self.energy
         known = filled = len(energy)
         rows = np.empty((known + at_once, width), np.float32)
         np.multiply(self.basis, np.sqrt(energy)[:, None], out=rows[:known])
-        for block in deviations:
+        for block in chain((first,), blocks):
             while len(block):
-                fits, block = np.split(block, [len(rows) - filled])
-                rows[filled : filled + len(fits)] = fits
-                filled += len(fits)
                 if filled == len(rows):
                     energy, rest = _fold(rows, rest, rank)
                     known = filled = len(energy)
                     rows.resize((known + at_once, width), refcheck=False)
-        if filled > known:
-            energy, rest = _fold(rows[:filled], rest, rank)
+                fits, block = np.split(block, [len(rows) - filled])
+                rows[filled : filled + len(fits)] = fits
+                filled += len(fits)
+        energy, rest = _fold(rows[:filled], rest, rank)
         rows.resize((len(energy), width), refcheck=False)
         rows /= np.sqrt(energy)[:, None]
         return Scatter(rows, energy, rest, self.count)
+
+
+def _portions(views: Array, pictures: Indices) -> Iterator[Array]:
+    """Yield copies of the features (V, n, F) of some pictures, (m, F): a quarter of what is folded in at once."""
+    most = rows_at_once(views.shape[2]) // 4
+    for view in views:
+        for start in range(0, len(pictures), most):
+            yield view[pictures[start : start + most]]
 
 
 def _fold(rows: Array, rest: float, rank: int) -> tuple[Array, float]:
@@ -260,26 +273,35 @@ class Statistics:
             labels: class indices, (n,); those from `len(self)` on are new classes, without gaps.
             rank: largest rank kept of the scatter.
         """
-        views = features if features.ndim == 3 else features[None]
-        classes = max(len(self), int(labels.max(initial=-1)) + 1)
-        means = np.zeros((classes, views.shape[2]), np.float32)
+        return self.add_all([(features, labels)], rank=rank)
+
+    def add_all(self, parts: Sequence[tuple[Array, Indices]], *, rank: int = 1024) -> Statistics:
+        """Return the statistics with several lots of pictures, each (features, labels); see `add`."""
+        width = self.means.shape[1]
+        lots = [(features if features.ndim == 3 else features[None], labels) for features, labels in parts]
+        classes = max(len(self), *(int(labels.max(initial=-1)) + 1 for _, labels in lots))
+        means = np.zeros((classes, width), np.float32)
         counts = np.zeros(classes, np.int64)
         means[: len(self)], counts[: len(self)] = self.means, self.counts
 
         def deviations() -> Iterator[Array]:
-            for c in np.unique(labels):
-                rows = views[:, labels == c]
-                mean, n, k = rows.mean((0, 1)), int(counts[c]), rows.shape[1]
-                rows -= mean
-                rows /= np.float32(len(views) ** 0.5)
-                yield rows.reshape(-1, views.shape[2])
-                if n:  # pooling two groups adds the spread between their means
-                    yield np.sqrt(n * k / (n + k)) * (mean - means[c])[None]
-                means[c] += (mean - means[c]) * (k / (n + k))
-                counts[c] = n + k
+            for views, labels in lots:
+                for c in np.unique(labels):
+                    of_class = np.flatnonzero(labels == c)
+                    n, k = int(counts[c]), len(of_class)
+                    total = sum(rows.sum(0, dtype=np.float64) for rows in _portions(views, of_class))
+                    mean = (total / (len(views) * k)).astype(np.float32)
+                    for rows in _portions(views, of_class):
+                        rows -= mean
+                        rows /= np.float32(len(views) ** 0.5)
+                        yield rows
+                    if n:  # pooling two groups adds the spread between their means
+                        yield np.sqrt(n * k / (n + k)) * (mean - means[c])[None]
+                    means[c] += (mean - means[c]) * (k / (n + k))
+                    counts[c] = n + k
 
-        scatter = self.scatter.add(deviations(), count=len(labels), rank=rank)
-        return Statistics(means, counts, scatter)
+        count = sum(len(labels) for _, labels in lots)
+        return Statistics(means, counts, self.scatter.add(deviations(), count=count, rank=rank))
 
     def of_first(self, width: int) -> Statistics:
         """Return the statistics of the first `width` features alone; they are made once."""

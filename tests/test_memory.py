@@ -52,7 +52,7 @@ def test_peak_by_hand(together: bool, micro_batch: int, recompute: bool, reduced
     training += 2 * 12 * 192**2 * (1 if recompute else blocks) if reduced else 0
     features = (1 if together else 2) * 110 * (4608 + 192) * 4
     encoding = micro_batch * 4 * (65 * 192 * 30 + 2 * square)
-    statistics = 4 * 4608 * (2 * 100 + 100 + 100) + 24 * (100 + 100) ** 2
+    statistics = 4 * 4608 * (110 + 256 + 110) + 20 * (110 + 110) ** 2  # the model's basis, and the task's own
     peak = max(
         training + (pictures if together else features),
         pictures + features + encoding,
@@ -62,27 +62,30 @@ def test_peak_by_hand(together: bool, micro_batch: int, recompute: bool, reduced
     assert footprint.peak_mb(config) == pytest.approx(LIBRARIES_MB + peak / 2**20)
 
 
+@pytest.mark.parametrize("held", [0, 24])
+@pytest.mark.parametrize("per_class", [12, 96])
 @pytest.mark.parametrize(
     ("known", "train", "views", "rank"),
     [(0, 96, 0, 512), (0, 96, 3, 512), (0, 96, 3, 64), (0, 192, 3, 512), (96, 96, 0, 512), (192, 96, 3, 128)],
 )
-def test_statistics_against_what_they_allocate(known: int, train: int, views: int, rank: int) -> None:
+def test_statistics_against_what_they_allocate(
+    known: int, train: int, views: int, rank: int, per_class: int, held: int
+) -> None:
     """The model's and the task's own statistics, of one fold and of several, of few and of all directions."""
-    width, labels = 12 * 2 * 384, np.arange(train) // 12
+    width, labels = 12 * 2 * 384, np.arange(train) // per_class
     drawn = np.random.default_rng(0).normal(size=(1 + views, known + train, width)).astype(np.float32)
-    before = Statistics.empty(width).add(drawn[0, :known], np.arange(known) // 12, rank=rank)
-    footprint = replace(
-        FIRST, work=replace(FIRST.work, train=train, hold_out=0), features=width, directions=len(before.scatter.energy)
-    )
+    before = Statistics.empty(width).add(drawn[0, :known], np.arange(known) // per_class, rank=rank)
+    work = replace(FIRST.work, train=train, hold_out=held)
+    footprint = replace(FIRST, work=work, features=width, directions=len(before.scatter.energy))
+    lots = [(drawn[:, known:], labels + len(before)), (drawn[:1, :held], labels[:held] + len(before))]
     tracemalloc.start()
-    model = before.add(drawn[:, known:], labels + len(before), rank=rank)
+    model = before.add_all(lots, rank=rank)
     own = Statistics.empty(width).add(drawn[:, known:], labels, rank=rank)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(model.scatter.energy) >= len(own.scatter.energy)
     predicted = footprint._statistics_b(replace(DEFAULT, views=views, covariance_rank=rank))
-    print("PP", predicted / peak)
-    assert predicted == pytest.approx(peak, rel=0.15)
+    assert 0.97 * peak < predicted < 1.4 * peak
 
 
 @pytest.mark.parametrize("recompute", [True, False])

@@ -130,6 +130,24 @@ def test_many_rows_go_in_by_portions(portion: int) -> None:
     assert scatter.count == len(rows)
 
 
+def test_lots_of_pictures_are_added_as_one_after_the_other() -> None:
+    """Of one class in both, of one in either, and a lot without pictures; views of the first alone."""
+    drawn = np.random.default_rng(0).normal(size=(3, 40, 6)).astype(np.float32)
+    first, second, none = np.arange(24) % 3, np.arange(16) % 4, np.zeros(0, np.int64)
+    lots = [(drawn[:, :24], first), (drawn[0, 24:], second), (drawn[:1, :0], none)]
+    known = Statistics.empty(6).add(drawn[1, :5], np.zeros(5, np.int64))
+    together, apart = known.add_all(lots), known.add(*lots[0]).add(*lots[1])
+    np.testing.assert_allclose(together.means, apart.means, atol=1e-6)
+    assert together.counts.tolist() == apart.counts.tolist() == [17, 12, 12, 4]
+    assert together.scatter.count == apart.scatter.count == 45
+    np.testing.assert_allclose(dense(together.scatter), dense(apart.scatter), rtol=1e-4, atol=1e-4)
+
+
+def test_no_rows_leave_a_scatter_as_it_is() -> None:
+    scatter = Scatter.empty(3).add([np.eye(3, dtype=np.float32)], count=3)
+    assert scatter.add([np.zeros((0, 3), np.float32)], count=0).basis is scatter.basis
+
+
 def test_rows_can_stand_for_another_number_of_pictures() -> None:
     scatter = Scatter.empty(3).add([np.eye(3, dtype=np.float32)], count=7).add([np.eye(3, dtype=np.float32)], count=0)
     assert scatter.count == 7

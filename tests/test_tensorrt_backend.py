@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,8 @@ def test_adapters_change_on_the_same_engines(backend: TensorRTBackend, device: D
     del other, mine
     backend.encode(pixels)
     assert len(device.live) == before, "adapters that nobody uses any more leave the device"
+    with pytest.raises(EngineError, match="takes image of"):
+        backend.with_adapters(factors, replace(backend.preprocess, image_size=16))
     backend.with_adapters({BASE: factors[BASE]}, backend.preprocess).close()
     with pytest.raises(EngineError, match="closed"):
         backend.encode(pixels)

@@ -188,6 +188,7 @@ class TensorRTBackend:
         with self._active():
             other = copy.copy(self)
             other._preprocess = preprocess
+            other._check_shapes()
             other._suffixes = dict.fromkeys(adapters, self._suffixes[BASE])
             other._adapters = other._uploaded(adapters)
         _backends.add(other)
