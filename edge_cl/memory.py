@@ -120,8 +120,9 @@ class Footprint:
         count = self._rows(config)
         at_once, rank = rows_at_once(self.features), config.covariance_rank
         pooled, kept = fold_rows(self.directions, count, at_once, rank)
-        own, _ = fold_rows(0, count, at_once, rank)  # of the task's branch, on top of the model's
-        gram = min(max(self.directions, kept), rank) + min(count, at_once)
+        # Of the task's branch, on top of the model's: hold-out pictures are not in it.
+        own, _ = fold_rows(0, count - self.work.hold_out, at_once, rank)
+        gram = min(min(max(self.directions, kept), rank) + min(count, at_once), self.directions + count)
         return FLOAT * self.features * max(pooled, kept + own) + 5 * FLOAT * gram**2
 
     def fit(self, config: LearnConfig, idle_mb: float, limit_mb: float) -> LearnConfig:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -39,11 +38,11 @@ def fold_rows(directions: int, count: int, at_once: int, rank: int) -> tuple[int
         at_once: of them, in one fold.
         rank: largest K kept.
     """
-    most = 0
+    most, room = 0, min(count, at_once)
     while count > 0:
         rows = min(count, at_once)
-        portions = min(rows, at_once // 2)  # two of them, while the next is made
-        most = max(most, directions + at_once + portions)  # behind the scaled basis is room for what is folded in
+        portions = min(rows, at_once // 4)  # two of them, while the next is made
+        most = max(most, directions + room + portions)  # behind the scaled basis is room for what is folded in
         directions = min(directions + rows, rank)
         count -= rows
     return most, directions
@@ -81,35 +80,38 @@ class Scatter:
         part = Scatter.empty(width)._with_rows([rows], len(rows), max(len(rows), 1))
         return Scatter(part.basis, part.energy, part.rest + self.rest * width / self.basis.shape[1], self.count)
 
-    def add(self, deviations: Iterable[Array], *, count: int, rank: int = 1024) -> Scatter:
+    def add(self, deviations: Iterable[Array], *, count: int, rank: int = 1024, rows: int | None = None) -> Scatter:
         """Return the scatter with further rows of deviations from their class means.
 
         Args:
             deviations: blocks of rows, (n, F) each; never all in memory at once if they come from a generator.
             count: how many pictures they stand for.
             rank: largest K kept.
+            rows: how many there are at most, where that is known: no more room is made for them.
         """
-        result = self._with_rows(deviations, rank, rows_at_once(self.basis.shape[1]))
+        at_once = rows_at_once(self.basis.shape[1])
+        result = self._with_rows(deviations, rank, at_once if rows is None else max(1, min(rows, at_once)))
         return Scatter(result.basis, result.energy, result.rest, self.count + count)
 
     def _with_rows(self, deviations: Iterable[Array], rank: int, at_once: int) -> Scatter:
         """Fold rows in, `at_once` at a time, where the scaled basis lies: one matrix from the first to the last."""
-        blocks = (block for block in deviations if len(block))
-        if (first := next(blocks, None)) is None:
-            return self
         width, rest, energy = self.basis.shape[1], self.rest, self.energy
         known = filled = len(energy)
-        rows = np.empty((known + at_once, width), np.float32)
-        np.multiply(self.basis, np.sqrt(energy)[:, None], out=rows[:known])
-        for block in chain((first,), blocks):
+        rows: Array | None = None
+        for block in deviations:
             while len(block):
-                if filled == len(rows):
+                if rows is None:
+                    rows = np.empty((known + at_once, width), np.float32)
+                    np.multiply(self.basis, np.sqrt(energy)[:, None], out=rows[:known])
+                elif filled == len(rows):
                     energy, rest = _fold(rows, rest, rank)
                     known = filled = len(energy)
                     rows.resize((known + at_once, width), refcheck=False)
                 fits, block = np.split(block, [len(rows) - filled])
                 rows[filled : filled + len(fits)] = fits
                 filled += len(fits)
+        if rows is None:
+            return self
         energy, rest = _fold(rows[:filled], rest, rank)
         rows.resize((len(energy), width), refcheck=False)
         rows /= np.sqrt(energy)[:, None]
@@ -117,8 +119,8 @@ class Scatter:
 
 
 def _portions(views: Array, pictures: Indices) -> Iterator[Array]:
-    """Yield copies of the features (V, n, F) of some pictures, (m, F): a quarter of what is folded in at once."""
-    most = rows_at_once(views.shape[2]) // 4
+    """Yield copies of the features (V, n, F) of some pictures, (m, F): an eighth of what is folded in at once."""
+    most = rows_at_once(views.shape[2]) // 8
     for view in views:
         for start in range(0, len(pictures), most):
             yield view[pictures[start : start + most]]
@@ -301,7 +303,8 @@ class Statistics:
                     counts[c] = n + k
 
         count = sum(len(labels) for _, labels in lots)
-        return Statistics(means, counts, self.scatter.add(deviations(), count=count, rank=rank))
+        rows = sum(len(views) * len(labels) + len(np.unique(labels)) for views, labels in lots)
+        return Statistics(means, counts, self.scatter.add(deviations(), count=count, rank=rank, rows=rows))
 
     def of_first(self, width: int) -> Statistics:
         """Return the statistics of the first `width` features alone; they are made once."""
