@@ -40,8 +40,9 @@ def vary_colours(pixels: Pixels, generator: np.random.Generator) -> Pixels:
     # One after the other they are one linear map of a pixel, and the mean that contrast keeps.
     mixing = (saturation * np.eye(3) + (1 - saturation) / 3) * (brightness * contrast * balance)
     kept = brightness * (1 - contrast) * pixels.mean() * balance
-    varied = pixels.reshape(-1, 3).astype(np.float32) @ mixing.astype(np.float32) + kept.astype(np.float32)
-    result: Pixels = varied.clip(0, 255).astype(np.uint8).reshape(pixels.shape)
+    varied = (pixels.reshape(-1, 3).astype(np.float32) @ mixing.astype(np.float32)).reshape(len(pixels), -1)
+    varied += np.tile(kept.astype(np.float32), pixels.shape[1])  # a whole row: NumPy adds three numbers slowly
+    result: Pixels = varied.clip(0, 255, out=varied).astype(np.uint8).reshape(pixels.shape)
     return result
 
 

@@ -90,10 +90,11 @@ class Preprocess:
 
     def normalise(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """Scale pixels to network input: (..., S, S, 3) uint8 to (..., 3, S, S) float32."""
-        scaled = pixels.astype(np.float32) * np.float32(1 / 255)
-        scaled -= np.asarray(self.mean, np.float32)
-        scaled /= np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(np.moveaxis(scaled, -1, -3))
+        scaled = np.ascontiguousarray(np.moveaxis(pixels, -1, -3)).astype(np.float32)  # bytes are moved faster
+        scaled *= np.float32(1 / 255)
+        scaled -= np.asarray(self.mean, np.float32)[:, None, None]
+        scaled /= np.asarray(self.std, np.float32)[:, None, None]
+        return scaled
 
     def _resample(self, image: Image.Image, box: tuple[float, float, float, float]) -> Pixels:
         size = (self.image_size, self.image_size)
