@@ -8,7 +8,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -264,24 +264,22 @@ class _Counted:
         return self.backend.branch(encoding, task, rows)
 
 
-def _taught(setting: Setting, config: LearnConfig, rules: Sequence[str]) -> Iterator[dict[str, Stage]]:
-    """Teach a learner a stream, and answer by several rules after every task."""
+def _taught(setting: Setting, config: LearnConfig, rule: str, later: LearnConfig | None = None) -> Iterator[Stage]:
+    """Teach a learner a stream, later tasks with settings of their own if given, and answer by a rule after each."""
     place = Path(tempfile.mkdtemp(dir=setting.scratch)) / "store"
     learner = Learner.init(place, **setting.init)
     for task, names in enumerate(setting.stream.tasks):
-        report = learner.learn(setting.stream.folder("train", names, setting.scratch), config)
+        folder = setting.stream.folder("train", names, setting.scratch)
+        report = learner.learn(folder, later if later and task else config)
         judged = setting.pictures(setting.part, setting.stream.known(task))
-        stages = {}
-        for rule in rules:
-            recogniser = learner.recogniser(rule)
-            assert isinstance(recogniser.backend, TorchBackend)
-            counted = _Counted(recogniser.backend)
-            start = time.monotonic()
-            found = evaluate(Recogniser(counted, recogniser.head, recogniser.names, rule), judged)
-            answer_ms = 1000 * (time.monotonic() - start) / counted.pictures
-            passes = counted.blocks / counted.pictures / counted.backend.encoder.backbone.depth
-            stages[rule] = Stage(found, passes, answer_ms, report.seconds["total"])
-        yield stages
+        recogniser = learner.recogniser(rule)
+        assert isinstance(recogniser.backend, TorchBackend)
+        counted = _Counted(recogniser.backend)
+        start = time.monotonic()
+        found = evaluate(Recogniser(counted, recogniser.head, recogniser.names, rule), judged)
+        answer_ms = 1000 * (time.monotonic() - start) / counted.pictures
+        passes = counted.blocks / counted.pictures / counted.backend.encoder.backbone.depth
+        yield Stage(found, passes, answer_ms, report.seconds["total"])
 
 
 @method("cl-lora")
@@ -290,15 +288,20 @@ def published(setting: Setting) -> Iterator[Stage]:
     config = LearnConfig(
         epochs=setting.epochs, seed=setting.seed, schedule="joint", shared_update="distil", choose_square=False
     )
-    for stages in _taught(setting, config, ["published"]):
-        yield stages["published"]
+    return _taught(setting, config, "published")
+
+
+@method("adapt-once")
+def adapt_once(setting: Setting) -> Iterator[Stage]:
+    """Adapt to the first task, without a teacher; then statistics alone, answered by the base branch."""
+    config = LearnConfig(epochs=setting.epochs, seed=setting.seed, finer_weight=0.0, choose_square=False)
+    return _taught(setting, config, "base", replace(config, method="prototype"))
 
 
 @method("edge-cl")
 def ours(setting: Setting) -> Iterator[Stage]:
     """Learn and answer as edge-cl does."""
-    for stages in _taught(setting, LearnConfig(epochs=setting.epochs, seed=setting.seed), ["routed"]):
-        yield stages["routed"]
+    return _taught(setting, LearnConfig(epochs=setting.epochs, seed=setting.seed), "routed")
 
 
 def compare(
