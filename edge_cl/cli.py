@@ -447,6 +447,31 @@ def rollback(
 
 
 @app.command()
+def prune(
+    keep: Annotated[int, typer.Option("--keep", min=1, help="How many of the newest versions stay.")] = 3,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete old versions for good, to free space; the one in force always stays."""
+    from edge_cl.learner import Learner
+
+    learner = Learner.open(store)
+    pruned = learner.prune(keep, dry_run=dry_run)
+    left = [v.number for v in learner.log() if v.number not in pruned.versions]
+    value = {"removed": pruned.versions, "versions": left, "freed_bytes": pruned.freed_bytes, "dry_run": dry_run}
+
+    def show() -> None:
+        verb = "would go" if dry_run else "are gone"
+        say(
+            f"{len(pruned.versions)} versions and {pruned.freed_bytes / 1e6:.1f} MB {verb}; "
+            f"{', '.join(map(str, left))} {'would ' if dry_run else ''}stay."
+        )
+
+    emit(as_json, value, show)
+
+
+@app.command()
 def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="New directory, or a bundle to bring up to date.")],
     store: StoreOption = DEFAULT_STORE,

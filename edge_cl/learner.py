@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_cl.config import BACKBONES_DIR, SHIPPED, LearnConfig
 from edge_cl.errors import BackboneError, EdgeClError, StoreError, UsageError, did_you_mean
-from edge_cl.store import Store
+from edge_cl.store import Pruned, Store
 from edge_cl.version import JsonObject, Version, hash_file
 
 if TYPE_CHECKING:
@@ -404,6 +404,16 @@ class Learner:
                         mend="Name a version: edge-cl log lists them.",
                     )
             return transaction.move_head(number)
+
+    def prune(self, keep: int = 3, *, dry_run: bool = False) -> Pruned:
+        """Delete old versions for good, to free space: all but the newest `keep` and the one in force.
+
+        What only they knew, forgotten classes for instance, can then not be brought back.
+
+        Raises:
+            StoreError: see `Store.prune`.
+        """
+        return self.store.prune(keep, dry_run=dry_run)
 
     def _require_known(self, names: Sequence[str], state: Mapping[str, Any]) -> None:
         known = [c["name"] for c in state["classes"]]

@@ -217,20 +217,35 @@ class Store:
             with self._transaction(parent, max(self._numbers(), default=0) + 1) as transaction:
                 yield transaction
 
-    def remove_unreferenced(self) -> int:
-        """Delete the objects that no version refers to, and return how many bytes that freed.
+    def prune(self, keep: int | None = None, *, dry_run: bool = False) -> Pruned:
+        """Delete all versions but the newest and the one in force, and the objects that no version is left to refer to.
+
+        Args:
+            keep: how many of the newest versions stay, at least 1; None: all.
+            dry_run: say what would go, and delete nothing.
 
         Raises:
-            StoreError: another process is writing, or a damaged version hides which objects it needs.
+            StoreError: another process is writing, the version in force is damaged, so that an older one may be wanted,
+                or one that stays is, so that it does not tell which objects it needs.
         """
-        with self._locked("remove unreferenced objects", wait=False), self._explained():
-            needed = {ref.sha256 for number in self._numbers() for ref in self.version(number).objects.values()}
-            freed = 0
-            for path in (self.path / "objects").glob("*/*"):
-                if path.name not in needed:
-                    freed += path.stat().st_size
+        if keep is not None and keep < 1:
+            raise StoreError(f"Cannot keep {keep} versions.", mend="Keep 1 or more.")
+        with self._locked("prune", wait=False), self._explained():
+            numbers, head = self._numbers(), self._head().number
+            gone = [] if keep is None else [number for number in numbers[:-keep] if number != head]
+            if gone and (faults := self._faults(head, {})):
+                raise StoreError(*faults, mend=self._way_on())
+            left = (self.version(number) for number in numbers if number not in gone)
+            needed = {ref.sha256 for version in left for ref in version.objects.values()}
+            unneeded = [path for path in (self.path / "objects").glob("*/*") if path.name not in needed]
+            pruned = Pruned(gone, sum(path.stat().st_size for path in unneeded))
+            if not dry_run:
+                for number in gone:
+                    self._version_file(number).unlink()
+                sync_directory(self.path / "versions")  # a version whose objects are gone must not come back
+                for path in unneeded:
                     path.unlink()
-            return freed
+            return pruned
 
     def _check_vacant(self) -> None:
         """Refuse a path at which no store can be created."""
@@ -392,6 +407,14 @@ class Store:
             yield transaction
         finally:
             transaction.remove_uncommitted()
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was deleted: the numbers of versions, oldest first, and the bytes of objects."""
+
+    versions: list[int]
+    freed_bytes: int
 
 
 @dataclass

@@ -23,7 +23,7 @@ from edge_cl.store import Store
 
 FIRST = {"nut": 0, "bolt": 5, "washer": 10}
 SECOND = {"apple": 14, "pear": 2}
-VERBS = ("init", "learn", "predict", "eval", "classes", "rename", "forget", "log", "rollback")
+VERBS = ("init", "learn", "predict", "eval", "classes", "rename", "forget", "log", "rollback", "prune")
 
 
 @pytest.fixture(autouse=True)
@@ -235,6 +235,23 @@ def test_json_of_classes_rename_forget_rollback(store: Path) -> None:
     assert (value["version"], value["known_classes"]) == (1, sorted(FIRST))
 
 
+def test_json_of_prune(store: Path) -> None:
+    edge_cl("rename", "nut", "hex nut", "--store", store)
+    edge_cl("forget", "bolt", "--store", store)
+    sizes = [path.stat().st_size for path in (store / "objects").glob("*/*")]
+    planned = edge_cl("prune", "--keep", "1", "--dry-run", "--json", "--store", store).json
+    assert (planned["removed"], planned["versions"], planned["dry_run"]) == ([0, 1, 2], [3], True)
+    assert [v.number for v in Store.open(store).versions()] == [0, 1, 2, 3]
+    value = edge_cl("prune", "--keep", "1", "--json", "--store", store).json
+    assert value == {**planned, "dry_run": False}
+    assert sum(sizes) - value["freed_bytes"] == sum(p.stat().st_size for p in (store / "objects").glob("*/*"))
+    run = edge_cl("rollback", "--store", store)
+    assert (run.code, "Version 2 does not exist" in flat(run.err)) == (1, True)
+    value = edge_cl("prune", "--json", "--store", store).json
+    assert (value["removed"], value["versions"], value["freed_bytes"]) == ([], [3], 0)
+    assert [c["name"] for c in edge_cl("classes", "--json", "--store", store).json["classes"]] == ["hex nut", "washer"]
+
+
 def test_rename_answers_with_the_name_that_is_kept(store: Path) -> None:
     value = edge_cl("rename", "nut", " Cafe\u0301 ", "--json", "--store", store).json
     names = [c["name"] for c in edge_cl("classes", "--json", "--store", store).json["classes"]]
@@ -282,6 +299,8 @@ def test_output_for_people(made: Path, store: Path) -> None:
         ("rename", "nut", "x"): "nut is now x.",
         ("forget", "x"): "Forgot x; edge-cl rollback brings them back.",
         ("rollback",): "is in force.",
+        ("prune", "--keep", "1", "--dry-run"): "would go; 3, 4 would stay.",
+        ("prune", "--keep", "1"): "are gone; 3, 4 stay.",
     }.items():
         run = edge_cl(*args, "--store", store)
         assert run.code == 0, run.err
@@ -345,6 +364,7 @@ USAGE = {
     "no top": ["predict", "x", "--top", "0"],
     "no such rule": ["eval", "x", "--rule", "magic"],
     "version in words": ["rollback", "last"],
+    "nothing to keep": ["prune", "--keep", "0", "--store", "STORE"],
     "rename to what": ["rename", "nut"],
     "rename to nothing": ["rename", "nut", "", "--store", "STORE"],
     "rename to blanks": ["rename", "nut", " ", "--store", "STORE"],
@@ -418,6 +438,7 @@ def test_what_cannot_be_done(
         ["forget", "a"],
         ["log"],
         ["rollback"],
+        ["prune"],
     ],
     ids=lambda args: args[0],
 )

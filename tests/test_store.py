@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from edge_cl import store as store_module
 from edge_cl.errors import StoreError
-from edge_cl.store import Store, Transaction
+from edge_cl.store import Pruned, Store, Transaction
 from edge_cl.version import Version
 
 TENSORS = {"up": np.arange(6, dtype=np.float32).reshape(2, 3), "scale": np.float16(2) * np.ones(())}
@@ -56,7 +56,11 @@ class PowerCut:
         self.undo = [(directory, undo) for directory, undo in self.undo if directory != path]
 
     def audit(self, event: str, args: tuple[Any, ...]) -> None:
-        if self.idle or event not in ("open", "os.mkdir", "os.rename") or not isinstance(args[0], str | Path):
+        if (
+            self.idle
+            or event not in ("open", "os.mkdir", "os.rename", "os.remove")
+            or not isinstance(args[0], str | Path)
+        ):
             return
         path = Path(args[0])
         if not path.is_relative_to(self.root):
@@ -69,6 +73,9 @@ class PowerCut:
         elif event == "os.mkdir" and not path.exists():
             self.step()
             self.undo.append((path.parent, partial(shutil.rmtree, path)))
+        elif event == "os.remove" and path.exists() and self.lost != "full":  # a full disk lets files go
+            self.step()
+            self.undo.append((path.parent, partial(path.write_bytes, path.read_bytes())))
         elif event == "os.rename":
             self.step()
             target = Path(args[1])
@@ -201,6 +208,31 @@ def test_crash_leaves_the_old_or_the_new_version(
             break
     assert step > 4
     assert seen == {old, new}
+
+
+@pytest.mark.parametrize("lost", [*CRASHES, "some"])
+def test_crash_while_pruning_leaves_whole_versions(tmp_path: Path, lost: str) -> None:
+    create(tmp_path / "base")
+    for number in range(1, 5):
+        commit(tmp_path / "base", number)
+    for step in itertools.count(1):
+        path = tmp_path / str(step)
+        shutil.copytree(tmp_path / "base", path)
+        end = cut_power(lambda root: Store.open(root).prune(2), path, step, lost)
+        store = Store.open(path)
+        assert store.head.number == 4
+        found = store.versions()
+        assert {3, 4} <= {version.number for version in found}
+        for version in found:
+            assert_whole(store, version)
+        assert store.prune(2).versions == [version.number for version in found[:-2]]
+        assert [version.number for version in store.versions()] == [3, 4]
+        assert_whole(store, store.head)
+        assert store.prune(2) == Pruned([], 0)
+        shutil.rmtree(path)
+        if end == "done":
+            break
+    assert step > (2 if lost == "full" else 8)
 
 
 @pytest.mark.parametrize("lost", [*CRASHES, "some"])
@@ -341,7 +373,7 @@ def test_failed_commit_uses_up_its_number(tmp_path: Path) -> None:
         assert transaction.commit(kind="learn", record={}).number == 2
 
 
-def test_remove_unreferenced(tmp_path: Path) -> None:
+def test_prune_removes_what_no_version_refers_to(tmp_path: Path) -> None:
     store = create(tmp_path / "store")
     orphan = store.path / "objects" / "ab" / ("ab" * 32)
     orphan.parent.mkdir(exist_ok=True)
@@ -349,9 +381,52 @@ def test_remove_unreferenced(tmp_path: Path) -> None:
     orphan.with_name(f".{orphan.name}.tmp").write_bytes(b"67")
     commit(store.path)
     rollback(store.path)
-    assert store.remove_unreferenced() == 7
-    assert store.remove_unreferenced() == 0
+    assert store.prune() == Pruned([], 7)
+    assert store.prune() == Pruned([], 0)
     assert_whole(store, store.version(1))
+
+
+def test_prune_keeps_the_newest_versions_and_the_one_in_force(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    for number in range(1, 5):
+        commit(store.path, number)
+    before = sum(path.stat().st_size for path in (store.path / "objects").glob("*/*"))
+    planned = store.prune(2, dry_run=True)
+    assert [version.number for version in store.versions()] == [0, 1, 2, 3, 4]
+    pruned = store.prune(2)
+    assert pruned == planned
+    assert pruned.versions == [0, 1, 2]
+    after = sum(path.stat().st_size for path in (store.path / "objects").glob("*/*"))
+    assert 0 < pruned.freed_bytes == before - after
+    assert_whole(store, store.version(3))
+    assert commit(store.path, 5).number == 5  # a number is not used twice, ...
+    with store.write("rollback") as transaction:
+        transaction.move_head(3)
+    assert store.prune(1).versions == [4]
+    assert [version.number for version in store.versions()] == [3, 5]
+    assert_whole(store, store.head)
+    assert commit(store.path, 6).number == 6  # ... nor after a rollback
+    with pytest.raises(StoreError, match="Version 0 does not exist"):
+        rollback(store.path)
+
+
+def test_prune_leaves_a_way_back_from_damage(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    commit(store.path)
+    flip(object_file(store, "task/adapters"))
+    with pytest.raises(StoreError, match="task/adapters") as caught:
+        store.prune(1)
+    assert "rollback 0" in caught.value.mend
+    rollback(store.path)
+    assert store.read_json(store.head, "classes.json") == ["cup"]
+
+
+@pytest.mark.parametrize("keep", [0, -1])
+def test_prune_keeps_at_least_one(tmp_path: Path, keep: int) -> None:
+    store = create(tmp_path / "store")
+    with pytest.raises(StoreError, match="Keep 1 or more"):
+        store.prune(keep)
+    assert store.head.number == 0
 
 
 def test_files_obey_the_umask_and_objects_are_read_only(tmp_path: Path) -> None:
@@ -381,7 +456,7 @@ def test_every_version_stays_readable(operations: list[dict[str, bytes] | int | 
         head = 0
         for operation in operations:
             if operation is None:
-                store.remove_unreferenced()
+                store.prune()
                 continue
             with store.write("test") as transaction:
                 if isinstance(operation, dict):
@@ -411,7 +486,7 @@ def test_second_writer_is_told_who_writes(tmp_path: Path) -> None:
                 signal.pause()
         os.read(locked, 1)
         try:
-            for attempt in (store.write("x").__enter__, store.remove_unreferenced):
+            for attempt in (store.write("x").__enter__, store.prune):
                 with pytest.raises(StoreError, match=rf"Process {pid} is writing .*\(learn task mugs\)"):
                     attempt()
             assert_whole(Store.open(store.path), store.head)
@@ -611,7 +686,7 @@ def test_damaged_version_stops_the_removal_of_objects(tmp_path: Path) -> None:
     flip(store.path / "versions" / "000001.json")
     objects = sorted((store.path / "objects").rglob("*"))
     with pytest.raises(StoreError, match="Version 1 is damaged"):
-        store.remove_unreferenced()
+        store.prune()
     assert sorted((store.path / "objects").rglob("*")) == objects
     assert [version.number for version in store.versions()] == [0]
 
