@@ -16,8 +16,11 @@ import timm
 import torch
 from deployed import Deployed
 from safetensors.torch import save_file
+from small import CONFIG, copied, new_learner, write_looks
 from torch import Tensor
+from two_tasks import EVERY, FIRST, SECOND
 
+from edge_cl import Learner
 from edge_cl.architecture import BackboneSpec, build
 from edge_cl.backbone import Backbone
 from edge_cl.preprocess import Preprocess
@@ -56,3 +59,34 @@ def tiny_backbone(tiny_weights: Path) -> Backbone:
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Deployed:
     """A store that knows three tasks, and its bundles, made when they are first asked for."""
     return Deployed.make(tmp_path_factory.mktemp("deployed"))
+
+
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Learner:
+    """A store that knows nothing; tests take copies."""
+    return new_learner(tmp_path_factory.mktemp("blank"))
+
+
+@pytest.fixture(scope="session")
+def taught(blank: Learner, tmp_path_factory: pytest.TempPathFactory) -> Learner:
+    """A store that knows two tasks, each with adapters; tests take copies."""
+    root = tmp_path_factory.mktemp("taught")
+    learner = copied(blank, root / "store")
+    for k, task in enumerate((FIRST, SECOND)):
+        learner.learn(write_looks(root / f"task {k}", task), CONFIG)
+    return learner
+
+
+@pytest.fixture
+def learner(taught: Learner, tmp_path: Path) -> Learner:
+    """A copy of the store that knows two tasks."""
+    return copied(taught, tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures that nothing learned from: of every class, and of the first two tasks."""
+    root = tmp_path_factory.mktemp("fresh")
+    write_looks(root / "every", EVERY, 4, first=100)
+    write_looks(root / "two", FIRST | SECOND, 4, first=100)
+    return root

@@ -1,12 +1,10 @@
-"""The learner from end to end on a tiny transformer: nine learns, ids, forgetting, updates, resuming, no rehearsal."""
+"""The learner from end to end on a tiny transformer: nine learns, ids, names, forgetting, updates, refusals."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,75 +13,18 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from PIL import Image, UnidentifiedImageError
-from small import BACKBONE, CONFIG, LOOKS, copied, hashes, ids, new_learner, picture, write_looks
+from PIL import Image
+from small import BACKBONE, CONFIG, LOOKS, copied, hashes, ids, picture, write_looks
+from two_tasks import EVERY, FIRST, SECOND, TASKS, THIRD, model, predictions, work
 
 from edge_cl import LearnConfig, Learner
 from edge_cl.adaptation import SCHEDULES, Adapted, Job
 from edge_cl.budget import Work
 from edge_cl.decoded import decode
 from edge_cl.errors import EdgeClError, FolderError, StoreError, UsageError
-from edge_cl.model import Model
-from edge_cl.pictures import read_folder, split_hold_out
+from edge_cl.pictures import read_folder
 from edge_cl.plan import work_of
-from edge_cl.runtime import Classifier
 from edge_cl.version import Version
-
-# Names sort in another order than they are taught in, within a task and across tasks.
-TASKS = [{f"{9 - k}-first": 2 * k, f"{'zyxwvutsr'[k]}-second": 2 * k + 1} for k in range(9)]
-FIRST, SECOND, THIRD = TASKS[:3]
-EVERY: dict[str, int] = {name: look for task in TASKS for name, look in task.items()}
-MAGIC = {
-    "JPEG": b"\xff\xd8\xff",
-    "PNG": b"\x89PNG\r\n\x1a\n",
-    "WebP": b"WEBPVP8",
-    "GIF": b"GIF89a",
-    "TIFF": b"II*\0\x08\0\0\0",
-}
-
-
-@pytest.fixture(scope="module")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Learner:
-    """A store that knows nothing; tests take copies."""
-    return new_learner(tmp_path_factory.mktemp("blank"))
-
-
-@pytest.fixture(scope="module")
-def taught(blank: Learner, tmp_path_factory: pytest.TempPathFactory) -> Learner:
-    """A store that knows two tasks, each with adapters; tests take copies."""
-    root = tmp_path_factory.mktemp("taught")
-    learner = copied(blank, root / "store")
-    for k, task in enumerate((FIRST, SECOND)):
-        learner.learn(write_looks(root / f"task {k}", task), CONFIG)
-    return learner
-
-
-@pytest.fixture
-def learner(taught: Learner, tmp_path: Path) -> Learner:
-    """A copy of the store that knows two tasks."""
-    return copied(taught, tmp_path / "store")
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures that nothing learned from: of every class, and of the first two tasks."""
-    root = tmp_path_factory.mktemp("fresh")
-    write_looks(root / "every", EVERY, 4, first=100)
-    write_looks(root / "two", FIRST | SECOND, 4, first=100)
-    return root
-
-
-def predictions(learner: Learner, folder: Path) -> list[Any]:
-    return [(a.source, a.prediction) for a in learner.predict(folder).answers]
-
-
-def model(learner: Learner, version: Version | None = None) -> Model:
-    return Model.load(learner.store, version or learner.store.head)
-
-
-def work(learner: Learner) -> list[Path]:
-    return list(learner.store.work.rglob("*"))
-
 
 # -- learning -----------------------------------------------------------
 
@@ -315,77 +256,44 @@ def test_costly_learn_is_refused(blank: Learner, tmp_path: Path) -> None:
     assert report.forgetting >= lost
 
 
-# -- resuming -----------------------------------------------------------
-
-
-class Interruption(BaseException):
-    """Stands for Ctrl-C at a known moment."""
-
-
-def interrupt(stage: str, step: int) -> Callable[[str, int, int], None]:
-    def progress(name: str, done: int, total: int) -> None:
-        if (name, done) == (stage, step):
-            raise Interruption
-
-    return progress
-
-
-MOMENTS = {
-    "shared, epoch 1": (("shared", 1), "shared", [2, 3]),
-    "shared, epoch 2": (("shared", 2), "shared", [3]),
-    "shared, last epoch": (("shared", 3), "shared", []),
-    "prefix": (("prefix", 1), "prefix", [2, 1, 1]),  # the other view, and the hold-out pictures on either square
-    "train, epoch 1": (("train", 1), "train", [2, 3]),
-    "train, last epoch": (("train", 3), "train", []),
-    "head": (("head", 2), "train", []),
-}
-
-
-@pytest.mark.parametrize(("moment", "stage", "redone"), MOMENTS.values(), ids=list(MOMENTS))
-def test_interrupted_learn_resumes(
-    taught: Learner, tmp_path: Path, moment: tuple[str, int], stage: str, redone: list[int]
+@pytest.mark.parametrize(
+    ("settings", "sizes"),
+    [
+        ({}, [48, None, 48]),  # the first task and one with four times the classes shape the base branch
+        ({"readapt_factor": 9.0}, [48, None, None]),
+        ({"finer_weight": 0.0}, [None, None, None]),
+        ({"schedule": "joint", "shared_update": "distil"}, [None, None, None]),
+    ],
+)
+def test_what_shapes_the_base_branch_has_a_teacher(
+    tmp_path: Path, tiny_weights: Path, settings: dict[str, Any], sizes: list[int | None]
 ) -> None:
-    pictures = write_looks(tmp_path / "third", THIRD)
-    config = replace(CONFIG, epochs=3, shared_update="correct")
-    whole, broken = copied(taught, tmp_path / "whole"), copied(taught, tmp_path / "broken")
-    whole.learn(pictures, config)
-    before = broken.store.head
-    with pytest.raises(Interruption):
-        broken.learn(pictures, config, progress=interrupt(*moment))
-    assert broken.store.head == before
-    assert broken.store.check() == []
-    assert work(broken)
+    """The bare backbone at half as many pixels more; planned for and used by the same tasks."""
+    learner = Learner.init(tmp_path / "store", backbone=BACKBONE, weights=tiny_weights, image_size=32, device="cpu")
+    config, taught, planned = replace(CONFIG, epochs=1, **settings), list[int | None](), list[float]()
 
-    steps: list[tuple[str, int]] = []
-    again = Learner.open(broken.store.path, device="cpu")
-    again.learn(pictures, config, progress=lambda name, done, total: steps.append((name, done)))
-    assert [done for name, done in steps if name == stage] == redone
-    assert hashes(again.store.head) == hashes(whole.store.head)
-    assert work(again) == []
+    def spy(schedule: Callable[[Job], Adapted]) -> Callable[[Job], Adapted]:
+        def run(job: Job) -> Adapted:
+            if job.teacher is not None:
+                assert (job.teacher.shared, job.teacher.base) == (None, None)
+            taught.append(job.teacher.preprocess.image_size if job.teacher else None)
+            return schedule(job)
 
+        return run
 
-CHANGES: dict[str, Callable[[Path], LearnConfig]] = {
-    "settings": lambda pictures: replace(CONFIG, seed=9),
-    "pictures": lambda pictures: _with_another_picture(pictures),
-}
+    def seen(*arguments: Any) -> Work:
+        work = work_of(*arguments)
+        planned.append(work.finer)
+        return work
 
-
-def _with_another_picture(pictures: Path) -> LearnConfig:
-    picture(17, 999).save(pictures / next(iter(THIRD)) / "another.png")
-    return CONFIG
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
-def test_changed_job_starts_anew(taught: Learner, tmp_path: Path, change: Callable[[Path], LearnConfig]) -> None:
-    pictures = write_looks(tmp_path / "third", THIRD)
-    whole, broken = copied(taught, tmp_path / "whole"), copied(taught, tmp_path / "broken")
-    with pytest.raises(Interruption):
-        broken.learn(pictures, CONFIG, progress=interrupt("head", 2))
-    config = change(pictures)
-    for learner in (whole, broken):
-        learner.learn(pictures, config)
-    assert hashes(broken.store.head) == hashes(whole.store.head)
-    assert work(broken) == []
+    with (
+        mock.patch.dict("edge_cl.learning.SCHEDULES", {name: spy(run) for name, run in SCHEDULES.items()}),
+        mock.patch("edge_cl.learning.work_of", seen),
+    ):
+        for i, looks in enumerate(({"a": 0, "b": 4}, {"c": 8, "d": 12}, {f"e{k}": 2 * k + 1 for k in range(8)})):
+            learner.learn(write_looks(tmp_path / str(i), looks, 8), config)
+    assert taught == sizes
+    assert planned == [(9 + 1) / (4 + 1) / 2 if size else 0.0 for size in sizes]  # patches and class token
 
 
 # -- names, forgetting, going back --------------------------------------
@@ -637,87 +545,6 @@ def test_second_writer_is_refused(learner: Learner, tmp_path: Path) -> None:
     learner.rename("9-first", "x")
 
 
-# -- no rehearsal -------------------------------------------------------
-
-
-def holds_picture(data: bytes, magic: bytes) -> bool:
-    """Return whether a picture begins somewhere in the bytes; a magic of three turns up in tensors by chance."""
-    if len(magic) > 3:
-        return magic in data
-    for found in re.finditer(re.escape(magic), data):
-        with contextlib.suppress(UnidentifiedImageError):
-            Image.open(io.BytesIO(data[found.start() :]))
-            return True
-    return False
-
-
-def test_a_picture_in_other_bytes_is_found() -> None:
-    jpeg = io.BytesIO()
-    picture(3, 1).save(jpeg, "JPEG")
-    noise = MAGIC["JPEG"] + bytes(range(256))
-    assert not holds_picture(noise, MAGIC["JPEG"])
-    assert holds_picture(noise + jpeg.getvalue() + noise, MAGIC["JPEG"])
-    assert holds_picture(noise + MAGIC["PNG"], MAGIC["PNG"])
-
-
-def test_no_picture_stays_behind(blank: Learner, tmp_path: Path) -> None:
-    """Neither files nor pixels nor patch tokens of learned pictures are in the store, as bytes or as tensors."""
-    learner = copied(blank, tmp_path / "store")
-    taught: list[Path] = []
-    for k, task in enumerate((FIRST, SECOND)):
-        folder = write_looks(tmp_path / f"task {k}", task)
-        learner.learn(folder, replace(CONFIG, shared_update="correct"))
-        taught += folder.glob("*/*.png")
-    learner.learn(write_looks(tmp_path / "more", FIRST, 4, first=30), CONFIG, update=True)
-    files = {path: path.read_bytes() for path in learner.store.path.rglob("*") if path.is_file()}
-    plots = {learner.store.object_path(v, "plot.png") for v in learner.log() if "plot.png" in v.objects}
-    assert len(plots) == 3
-    size = learner.state["backbone"]["image_size"]
-    _, encoder = learner.load()
-    pieces = {}
-    for path in taught:
-        data = path.read_bytes()
-        pieces[f"{path}: file"] = data[len(data) // 2 :][:24]
-        with Image.open(path) as image:
-            pieces[f"{path}: row"] = image.convert("RGB").tobytes()[1200:1224]
-            centre = encoder.preprocess.centre(image.convert("RGB"))
-        pieces[f"{path}: input row"] = centre[size // 2].tobytes()[:24]
-        for kind in (np.float32, np.float16):
-            pieces[f"{path}: {kind.__name__}"] = encoder.preprocess.normalise(centre).astype(kind)[1, 8, :8].tobytes()
-    for path, data in files.items():
-        if path not in plots:
-            assert not [form for form, magic in MAGIC.items() if holds_picture(data, magic)], path
-        assert not [name for name, piece in pieces.items() if piece in data], path
-
-    tokens = (size // 16) ** 2 + 1
-    vectors = {encoder.width, encoder.backbone.width, None}
-    for version in learner.log():
-        for name in version.objects:
-            if name in ("backbone", "state", *plots) or name.endswith((".md", ".json", ".png")):
-                continue
-            for key, tensor in learner.store.read_tensors(version, name).items():
-                where = f"{name}/{key} {tensor.shape} of version {version.number}"
-                if key in ("A", "B", "log_mu"):
-                    assert len(tensor.shape) in (2, 4), where
-                    continue
-                assert tensor.dtype != np.uint8, where
-                assert tensor.ndim <= 2, where  # neither (H, W, 3) nor (N, D) a picture
-                assert tensor.ndim < 2 or tensor.shape[1] in vectors or key == "scores", where
-                assert tensor.ndim < 2 or tensor.shape[1] not in (tokens * encoder.backbone.width, 3 * size**2), where
-
-
-def test_probes_are_few(blank: Learner, tmp_path: Path) -> None:
-    """Of each class at most `probes` hold-out features stay, however often it is updated."""
-    learner = copied(blank, tmp_path / "store")
-    config = replace(CONFIG, probes=2)
-    learner.learn(write_looks(tmp_path / "first", FIRST, 12), config)
-    for k in range(2):
-        learner.learn(write_looks(tmp_path / f"more {k}", FIRST, 8, first=20 * (k + 1)), config, update=True)
-    probes = learner.store.read_tensors(learner.store.head, "task/0000/probes")
-    assert sorted(probes["classes"].tolist()) == [0, 0, 1, 1]
-    assert len(probes["features"]) == len(probes["scores"]) == 4
-
-
 @pytest.mark.parametrize(("made_with", "refused"), [("", False), (BACKBONE, True)])
 def test_the_shipped_backbone_is_known_by_its_weights(
     blank: Learner, tmp_path: Path, made_with: str, refused: bool
@@ -728,203 +555,3 @@ def test_the_shipped_backbone_is_known_by_its_weights(
             learner.require_backbone("edge_vit_tiny")
     else:
         learner.require_backbone("edge_vit_tiny")
-
-
-def test_negatives_are_remembered_and_tighten_the_unknown_test(blank: Learner, tmp_path: Path) -> None:
-    learner = copied(blank, tmp_path / "store")
-    write_looks(tmp_path / "nothing", {"n": 13, "m": 8}, 5)
-    (tmp_path / "nothing" / "broken.jpg").write_bytes(b"no picture")
-    report = learner.learn(write_looks(tmp_path / "first", FIRST, 12), CONFIG, negatives=tmp_path / "nothing")
-    assert report.unknown["false_accepts"] is not None and report.unknown["false_rejects"] is not None
-    assert report.calibration["error_after"] is not None
-    assert "negatives pass" in report.to_markdown()
-    assert [Path(s["path"]).name for s in report.skipped] == ["broken.jpg"]
-    kept = learner.store.read_tensors(learner.store.head, "negatives")["features"]
-    assert kept.dtype == np.float16 and len(kept) == 10
-    loaded = model(learner)
-    assert loaded.closer_negatives.shape == kept.shape and np.abs(loaded.closer_negatives - kept).max() > 0.02
-    distances = loaded.head().distance(loaded.seen_negatives.astype(np.float32))
-    assert report.unknown["false_accepts"] == pytest.approx((distances <= loaded.threshold).mean())
-
-    again = learner.learn(write_looks(tmp_path / "second", SECOND, 12), CONFIG)  # without new ones: the old ones count
-    assert again.unknown["false_accepts"] is not None
-    np.testing.assert_array_equal(learner.store.read_tensors(learner.store.head, "negatives")["features"], kept)
-    with mock.patch("edge_cl.learning.NEGATIVES", 12):
-        learner.learn(
-            write_looks(tmp_path / "more", FIRST, 4, first=40), CONFIG, update=True, negatives=tmp_path / "nothing"
-        )
-    latest = learner.store.read_tensors(learner.store.head, "negatives")["features"]
-    np.testing.assert_array_equal(latest, np.concatenate((kept, kept))[-12:])
-    with mock.patch("edge_cl.learning.NEGATIVES", 4):  # of more at once some from everywhere: the first and the last
-        learner.learn(
-            write_looks(tmp_path / "yet", FIRST, 4, first=60), CONFIG, update=True, negatives=tmp_path / "nothing"
-        )
-    few = learner.store.read_tensors(learner.store.head, "negatives")["features"]
-    np.testing.assert_array_equal(few, kept[[0, 3, 6, 9]])
-    np.testing.assert_array_equal(model(learner).closer_negatives, loaded.closer_negatives[[0, 3, 6, 9]])
-
-
-def test_negatives_without_a_picture_are_refused_before_anything_changes(learner: Learner, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    head = learner.store.head.number
-    with pytest.raises(FolderError):
-        learner.learn(write_looks(tmp_path / "third", {"f": 13}, 4), CONFIG, negatives=tmp_path / "empty")
-    assert learner.store.head.number == head
-
-
-def test_an_exit_is_stored_and_an_earlier_state_has_none(taught: Learner, tmp_path: Path) -> None:
-    learner = copied(taught, tmp_path / "store")
-    with mock.patch.multiple("edge_cl.assessment", FEWEST_PROBES=2, EXIT_AGREEMENT=0.0, EXIT_CONFIDENCES=(0.01,)):
-        learner.learn(write_looks(tmp_path / "third", {"f": 13, "g": 8}), CONFIG)
-    found = model(learner)
-    assert found.exit is not None and found.head().exit is not None
-    with learner.store.write("an earlier commit's state") as transaction:
-        state = learner.state
-        del state["exit"]
-        transaction.put_json("state", state)
-        transaction.keep_all()
-        transaction.commit(kind="learn", record={})
-    assert model(learner).exit is None and model(learner).head().exit is None
-
-
-def test_hold_out_pictures_are_kept_as_either_square_shows_them(blank: Learner, tmp_path: Path) -> None:
-    learner = copied(blank, tmp_path / "store")
-    folder = write_looks(tmp_path / "first", FIRST, 12)
-    learner.learn(folder, CONFIG)
-    found, (_, encoder) = model(learner), learner.load()
-    _, held = split_hold_out(read_folder(folder).pictures, fraction=CONFIG.hold_out)
-    for probes, spec in ((found.probes, encoder.preprocess), (found.closer_probes, encoder.preprocess.closer())):
-        pixels = np.stack(decode(held, spec, copies=False).pixels)
-        np.testing.assert_allclose(probes[0].features, encoder.encode(pixels).features, atol=2e-3)
-        assert probes[0].classes.tolist() == [found.ids[p.label] for p in held]
-    assert np.abs(found.probes[0].features - found.closer_probes[0].features).max() > 0.02
-    learner.forget([next(iter(FIRST))])
-    after = model(learner)
-    assert after.probes[0].classes.tolist() == after.closer_probes[0].classes.tolist()
-    assert len(set(after.closer_probes[0].classes.tolist())) == 1
-
-
-def test_probes_of_an_earlier_release_get_no_closer_ones_of_other_pictures(learner: Learner, tmp_path: Path) -> None:
-    earlier = replace(model(learner), closer_probes={})
-    with learner.store.write("an earlier release") as transaction:
-        earlier.save(transaction)
-        transaction.keep("backbone")
-        transaction.commit(kind="learn", record={})
-    learner = Learner.open(learner.store.path, device="cpu")
-    learner.learn(write_looks(tmp_path / "more", FIRST, 8, first=40), CONFIG, update=True)
-    learner.learn(write_looks(tmp_path / "third", THIRD), CONFIG)
-    assert set(model(learner).probes) == {0, 1, 2} and set(model(learner).closer_probes) == {2}
-    assert not model(learner).closer
-
-
-def test_kept_features_move_on_either_square(learner: Learner) -> None:
-    found = replace(model(learner), negatives=np.ones((2, 3), np.float16), closer_negatives=np.ones((2, 3), np.float16))
-    moved = found.moved(lambda rows: rows + 1)
-    for name in ("probes", "closer_probes"):
-        for task, probes in getattr(found, name).items():
-            np.testing.assert_allclose(getattr(moved, name)[task].features, probes.features + 1, atol=2e-3)
-    assert (moved.negatives == 2).all() and (moved.closer_negatives == 2).all()
-
-
-@pytest.mark.parametrize("closer", [False, True])
-def test_pictures_are_answered_on_the_square_that_was_chosen(
-    learner: Learner, tmp_path: Path, fresh: Path, closer: bool
-) -> None:
-    """By the learner, and by a bundle, whose manifest says how to cut a frame; its graphs stay."""
-    learner.export(tmp_path / "bundle")
-    classifier = Classifier(tmp_path / "bundle", rule="base")
-    chosen = replace(model(learner), closer=closer)
-    with learner.store.write("a chosen square") as transaction:
-        chosen.save(transaction)
-        transaction.keep("backbone")
-        transaction.commit(kind="learn", record={})
-    learner = Learner.open(learner.store.path, device="cpu")
-    _, encoder = learner.load()
-    own = model(learner).spec.preprocess.crop_fraction
-    assert encoder.preprocess.crop_fraction == own  # pictures are learned on the same square as ever
-    fraction = own * 5 / 6 if closer else own
-    assert learner.recogniser().backend.preprocess.crop_fraction == pytest.approx(fraction)
-    path = read_folder(fresh / "two").pictures[0].path
-    with Image.open(path) as image:
-        edge = 40 * (1 - fraction) / 2
-        box = (edge, edge, 40 - edge, 40 - edge)
-        pixels = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC, box))
-    posterior = learner.recogniser().head.base_posterior(encoder.encode(pixels[None]).features)
-    base = learner.predict(path, rule="base").answers[0].prediction
-    assert base.confidence == pytest.approx(float(posterior.max()), abs=1e-5)
-
-    assert not learner.export(tmp_path / "bundle")["graphs_built"]
-    assert classifier.reload()
-    with Image.open(path) as image:
-        answer = classifier.predict(np.asarray(image))
-    assert (answer.label, answer.confidence) == (base.label, pytest.approx(base.confidence, abs=1e-4))
-
-
-def test_a_learn_chooses_the_square(blank: Learner, tmp_path: Path) -> None:
-    learner = copied(blank, tmp_path / "store")
-    seen: list[Model] = []
-
-    def choose(tried: Model) -> Model:
-        seen.append(tried)
-        return replace(tried, closer=True)
-
-    with mock.patch("edge_cl.learning.on_better_square", choose):
-        report = learner.learn(write_looks(tmp_path / "first", FIRST), CONFIG)
-        assert len(seen) == 1 and model(learner).closer and "closer" in " ".join(report.notes)
-        learner.learn(write_looks(tmp_path / "second", SECOND), replace(CONFIG, choose_square=False))
-    assert len(seen) == 1 and not model(learner).closer
-
-
-def test_probes_are_in_the_pooled_scatter_and_earlier_ones_do_not_say(learner: Learner) -> None:
-    probes = model(learner).probes
-    assert all(p.pooled.all() for p in probes.values()) and len(probes) == 2
-    state = model(learner)
-    assert state.statistics.scatter.count == state.statistics.counts.sum() == sum(c.pictures for c in state.classes)
-    with learner.store.write("an earlier commit's probes") as transaction:
-        tensors = learner.store.read_tensors(learner.store.head, "task/0000/probes")
-        transaction.keep_all()
-        transaction.put_tensors("task/0000/probes", {k: v for k, v in tensors.items() if k != "pooled"})
-        transaction.commit(kind="learn", record={})
-    found = model(learner).probes
-    assert not found[0].pooled.any() and found[1].pooled.all()
-    assert len(found[0].pooled) == len(found[0].classes)
-
-
-@pytest.mark.parametrize(
-    ("settings", "sizes"),
-    [
-        ({}, [48, None, 48]),  # the first task and one with four times the classes shape the base branch
-        ({"readapt_factor": 9.0}, [48, None, None]),
-        ({"finer_weight": 0.0}, [None, None, None]),
-        ({"schedule": "joint", "shared_update": "distil"}, [None, None, None]),
-    ],
-)
-def test_what_shapes_the_base_branch_has_a_teacher(
-    tmp_path: Path, tiny_weights: Path, settings: dict[str, Any], sizes: list[int | None]
-) -> None:
-    """The bare backbone at half as many pixels more; planned for and used by the same tasks."""
-    learner = Learner.init(tmp_path / "store", backbone=BACKBONE, weights=tiny_weights, image_size=32, device="cpu")
-    config, taught, planned = replace(CONFIG, epochs=1, **settings), list[int | None](), list[float]()
-
-    def spy(schedule: Callable[[Job], Adapted]) -> Callable[[Job], Adapted]:
-        def run(job: Job) -> Adapted:
-            if job.teacher is not None:
-                assert (job.teacher.shared, job.teacher.base) == (None, None)
-            taught.append(job.teacher.preprocess.image_size if job.teacher else None)
-            return schedule(job)
-
-        return run
-
-    def seen(*arguments: Any) -> Work:
-        work = work_of(*arguments)
-        planned.append(work.finer)
-        return work
-
-    with (
-        mock.patch.dict("edge_cl.learning.SCHEDULES", {name: spy(run) for name, run in SCHEDULES.items()}),
-        mock.patch("edge_cl.learning.work_of", seen),
-    ):
-        for i, looks in enumerate(({"a": 0, "b": 4}, {"c": 8, "d": 12}, {f"e{k}": 2 * k + 1 for k in range(8)})):
-            learner.learn(write_looks(tmp_path / str(i), looks, 8), config)
-    assert taught == sizes
-    assert planned == [(9 + 1) / (4 + 1) / 2 if size else 0.0 for size in sizes]  # patches and class token
