@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -37,7 +38,9 @@ def check_disk(subject: Subject) -> Iterator[Finding]:
         yield Finding("disk", False, f"{place} cannot be written", f"Mend its permissions: chmod u+w {place}", cause)
     elif free_mb <= FREE_MB:
         cause = f"a learn needs up to {FREE_MB} MB for checkpoints and the new version"
-        yield Finding("disk", False, f"{free_mb} MB free at {place}", "Free some space.", cause)
+        prune = f"Delete old versions: edge-cl prune --store {shlex.quote(str(store))}"
+        mend = prune if Store.exists(store) else "Free some space."
+        yield Finding("disk", False, f"{free_mb} MB free at {place}", mend, cause)
     else:
         yield Finding("disk", True, f"{free_mb} MB free at {place}")
 
@@ -57,7 +60,10 @@ def check_store(subject: Subject) -> Iterator[Finding]:
     for fault in faults:
         yield Finding("store", False, fault, f"edge-cl rollback VERSION --store {path}, to a whole version")
     if not faults:
-        yield Finding("store", True, f"{path}: {len(store.versions())} versions, every object whole")
+        versions = store.versions()
+        sizes = {ref.sha256: ref.size for version in versions for ref in version.objects.values()}
+        megabytes = sum(sizes.values()) / 1e6
+        yield Finding("store", True, f"{path}: {len(versions)} versions of {megabytes:.0f} MB, every object whole")
 
 
 CHECKS: dict[str, Check] = {  # in the order of the report

@@ -371,7 +371,7 @@ class Store:
             yield
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            mend = "Free some space" if full else "Mend the cause"
+            mend = "Free some space (edge-cl prune deletes old versions)" if full else "Mend the cause"
             raise StoreError(
                 f"The store {self.path} could not be written: {error}.",
                 mend=f"{mend} and run the same command again; the version in force is unchanged.",

@@ -16,6 +16,7 @@ from edge_cl.cli import app
 from edge_cl.devices import doctor
 from edge_cl.devices.doctor import CHECKS, Finding, examine
 from edge_cl.devices.finding import Subject
+from edge_cl.store import Store
 
 
 @pytest.fixture
@@ -230,6 +231,19 @@ def test_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.os, "access", lambda *_: False)
     (finding,) = findings("disk", PC)
     assert "chmod u+w" in finding.mend and not finding.ok
+
+
+def test_a_full_disk_with_a_store_can_be_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.create(tmp_path / "a store", record={})
+    with store.write("learn") as transaction:
+        transaction.put_bytes("features", bytes(3_000_000))
+        transaction.commit(kind="learn", record={})
+        transaction.put_bytes("features", bytes(3_000_000))  # the same object
+        transaction.commit(kind="learn", record={})
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=100 << 20))
+    report = {f.check: f for f in examine(store.path, PC)}
+    assert report["disk"].mend == f"Delete old versions: edge-cl prune --store '{store.path}'"
+    assert report["store"].found == f"{store.path}: 3 versions of 3 MB, every object whole"
 
 
 @pytest.mark.parametrize(("tree", "code"), [(PC, 0), (XAVIER, 1)], ids=["pc", "xavier"])
