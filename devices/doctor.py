@@ -17,6 +17,7 @@ from edge_cl.store import Store
 
 __all__ = ["CHECKS", "Finding", "examine"]
 
+KEPT = 3  # versions that edge-cl prune leaves, if not told otherwise
 FREE_MB = 500  # a version of a ViT-B store and its checkpoints need less
 
 
@@ -39,7 +40,7 @@ def check_disk(subject: Subject) -> Iterator[Finding]:
     elif free_mb <= FREE_MB:
         cause = f"a learn needs up to {FREE_MB} MB for checkpoints and the new version"
         prune = f"Delete old versions: edge-cl prune --store {shlex.quote(str(store))}"
-        mend = prune if Store.exists(store) else "Free some space."
+        mend = prune if len(list((store / "versions").glob("*.json"))) > KEPT else "Free some space."
         yield Finding("disk", False, f"{free_mb} MB free at {place}", mend, cause)
     else:
         yield Finding("disk", True, f"{free_mb} MB free at {place}")
@@ -62,8 +63,8 @@ def check_store(subject: Subject) -> Iterator[Finding]:
     if not faults:
         versions = store.versions()
         sizes = {ref.sha256: ref.size for version in versions for ref in version.objects.values()}
-        megabytes = sum(sizes.values()) / 1e6
-        yield Finding("store", True, f"{path}: {len(versions)} versions of {megabytes:.0f} MB, every object whole")
+        held = f"{len(versions)} versions" if len(versions) > 1 else "one version"
+        yield Finding("store", True, f"{path}: {sum(sizes.values()) / 1e6:.0f} MB in {held}, every object whole")
 
 
 CHECKS: dict[str, Check] = {  # in the order of the report

@@ -448,12 +448,14 @@ def rollback(
 
 @app.command()
 def prune(
-    keep: Annotated[int, typer.Option("--keep", min=1, help="How many of the newest versions stay.")] = 3,
+    keep: Annotated[
+        int, typer.Option("--keep", min=1, help="How many of the newest stay; 1: none to roll back to.")
+    ] = 3,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete old versions for good, to free space; the one in force always stays."""
+    """Delete old versions for good, to free space; the one in force, and the one that a rollback leads to, stay."""
     from edge_cl.learner import Learner
 
     learner = Learner.open(store)
@@ -461,14 +463,9 @@ def prune(
     left = [v.number for v in learner.log() if v.number not in pruned.versions]
     value = {"removed": pruned.versions, "versions": left, "freed_bytes": pruned.freed_bytes, "dry_run": dry_run}
 
-    def show() -> None:
-        verb = "would go" if dry_run else "are gone"
-        say(
-            f"{len(pruned.versions)} versions and {pruned.freed_bytes / 1e6:.1f} MB {verb}; "
-            f"{', '.join(map(str, left))} {'would ' if dry_run else ''}stay."
-        )
-
-    emit(as_json, value, show)
+    what = f"Versions {'to delete' if dry_run else 'deleted'}: {', '.join(map(str, pruned.versions)) or 'none'}"
+    text = f"{what} ({pruned.freed_bytes / 1e6:.1f} MB). Left: {', '.join(map(str, left))}."
+    emit(as_json, value, lambda: say(text))
 
 
 @app.command()

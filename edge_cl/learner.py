@@ -406,9 +406,9 @@ class Learner:
             return transaction.move_head(number)
 
     def prune(self, keep: int = 3, *, dry_run: bool = False) -> Pruned:
-        """Delete old versions for good, to free space: all but the newest `keep` and the one in force.
+        """Delete old versions for good, to free space, but the newest `keep`, the one in force and its parent.
 
-        What only they knew, forgotten classes for instance, can then not be brought back.
+        What only they knew can then not be brought back. To be rid of a forgotten class keep 1: no parent stays then.
 
         Raises:
             StoreError: see `Store.prune`.

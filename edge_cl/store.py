@@ -214,11 +214,15 @@ class Store:
                 if not self._repair:
                     raise
                 parent = None
-            with self._transaction(parent, max(self._numbers(), default=0) + 1) as transaction:
+            with self._explained():
+                number = max(self._listed(), default=0) + 1
+            with self._transaction(parent, number) as transaction:
                 yield transaction
 
     def prune(self, keep: int | None = None, *, dry_run: bool = False) -> Pruned:
-        """Delete all versions but the newest and the one in force, and the objects that no version is left to refer to.
+        """Delete old versions, and the objects that no version is left to refer to.
+
+        The version in force stays, the newest, and, if more than one is to be kept, the one that a rollback leads to.
 
         Args:
             keep: how many of the newest versions stay, at least 1; None: all.
@@ -231,15 +235,24 @@ class Store:
         if keep is not None and keep < 1:
             raise StoreError(f"Cannot keep {keep} versions.", mend="Keep 1 or more.")
         with self._locked("prune", wait=False), self._explained():
-            numbers, head = self._numbers(), self._head().number
-            gone = [] if keep is None else [number for number in numbers[:-keep] if number != head]
-            if gone and (faults := self._faults(head, {})):
+            numbers, head = self._listed(), self._head()
+            stays = {head.number, *(numbers if keep is None else numbers[-keep:])}
+            if keep != 1 and head.parent is not None:
+                stays.add(head.parent)
+            gone = [number for number in numbers if number not in stays]
+            if gone and (faults := self._faults(head.number, {})):
                 raise StoreError(*faults, mend=self._way_on())
-            left = (self.version(number) for number in numbers if number not in gone)
+            try:
+                left = [self._load(number) for number in numbers if number in stays]
+            except ValueError as error:
+                mend = "Restore it from a copy, or keep fewer versions: edge-cl prune --keep N"
+                raise StoreError(f"{error}.", mend=mend) from None
             needed = {ref.sha256 for version in left for ref in version.objects.values()}
-            unneeded = [path for path in (self.path / "objects").glob("*/*") if path.name not in needed]
-            pruned = Pruned(gone, sum(path.stat().st_size for path in unneeded))
+            files = [path for path in (self.path / "objects").glob("*/*") if path.is_file() or path.is_symlink()]
+            unneeded = [path for path in files if path.name not in needed]
+            pruned = Pruned(gone, sum(path.lstat().st_size for path in unneeded))
             if not dry_run:
+                sync_directory(self.path)  # a writer that was killed may have moved HEAD without syncing its name
                 for number in gone:
                     self._version_file(number).unlink()
                 sync_directory(self.path / "versions")  # a version whose objects are gone must not come back
@@ -299,11 +312,15 @@ class Store:
         return self.path / "objects" / ref.sha256[:2] / ref.sha256
 
     def _numbers(self) -> list[int]:
-        """Return the numbers of all version files, oldest first."""
+        """Return the numbers of all version files, oldest first; of none that cannot be listed."""
         try:
-            names = [entry.name for entry in (self.path / "versions").iterdir()]
+            return self._listed()
         except OSError:
             return []
+
+    def _listed(self) -> list[int]:
+        """Return the same, or raise OSError."""
+        names = [entry.name for entry in (self.path / "versions").iterdir()]
         return sorted(int(match[1]) for name in names if (match := _VERSION_FILE.fullmatch(name)))
 
     def _head_number(self) -> int:
@@ -362,6 +379,8 @@ class Store:
         return f"Go back to the newest whole version: {command}"
 
     def _damaged(self, version: Version, name: str, fault: str) -> StoreError:
+        if version.number not in self._numbers():
+            return StoreError(f"Version {version.number} was deleted meanwhile.", mend="Run the same command again.")
         return StoreError(f"Object {name!r} of version {version.number}: {fault}.", mend=self._way_on())
 
     @contextmanager
@@ -371,7 +390,8 @@ class Store:
             yield
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            mend = "Free some space (edge-cl prune deletes old versions)" if full else "Mend the cause"
+            prune = " (edge-cl prune deletes old versions)" if self._format_file.exists() else ""
+            mend = f"Free some space{prune}" if full else "Mend the cause"
             raise StoreError(
                 f"The store {self.path} could not be written: {error}.",
                 mend=f"{mend} and run the same command again; the version in force is unchanged.",

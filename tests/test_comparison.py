@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from small import BACKBONE, IMAGE_SIZE, edge_cl, write_looks, write_weights
 
-from edge_cl import comparison
+from edge_cl import Learner, comparison
 from edge_cl.benchmark import Stream
 from edge_cl.comparison import METHODS, SHRINKAGE, Setting
 from edge_cl.evaluation import calibration_error, measures
@@ -118,6 +119,16 @@ def test_the_command_compares_and_resumes(data: Path, tmp_path: Path, monkeypatc
     other = ["16" if part == 12 else part for part in command]
     with pytest.raises(AssertionError, match="was done again"):  # another backbone's rows are not taken for its own
         assert edge_cl(*other, "--json").code == 0
+
+
+def test_adapt_once_trains_on_the_first_task_alone(setting: Setting) -> None:
+    with mock.patch.object(Learner, "learn", autospec=True, side_effect=Learner.learn) as learn:
+        stages = list(METHODS["adapt-once"](setting))
+    configs = [call.args[2] for call in learn.call_args_list]
+    assert [(c.method, c.finer_weight, c.choose_square) for c in configs] == [
+        ("cl-lora" if task == 0 else "prototype", 0.0, False) for task in range(len(stages))
+    ]
+    assert len(stages) > 1
 
 
 def test_an_unknown_method_is_named(data: Path, tmp_path: Path) -> None:

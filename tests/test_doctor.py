@@ -240,10 +240,12 @@ def test_a_full_disk_with_a_store_can_be_mended(tmp_path: Path, monkeypatch: pyt
         transaction.commit(kind="learn", record={})
         transaction.put_bytes("features", bytes(3_000_000))  # the same object
         transaction.commit(kind="learn", record={})
+        assert doctor.KEPT == 3
+        transaction.commit(kind="forget", record={})
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=100 << 20))
     report = {f.check: f for f in examine(store.path, PC)}
     assert report["disk"].mend == f"Delete old versions: edge-cl prune --store '{store.path}'"
-    assert report["store"].found == f"{store.path}: 3 versions of 3 MB, every object whole"
+    assert report["store"].found == f"{store.path}: 3 MB in 4 versions, every object whole"
 
 
 @pytest.mark.parametrize(("tree", "code"), [(PC, 0), (XAVIER, 1)], ids=["pc", "xavier"])

@@ -12,10 +12,11 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_cl import store as store_module
+from edge_cl.durable import sync_directory
 from edge_cl.errors import StoreError
 from edge_cl.store import Pruned, Store, Transaction
 from edge_cl.version import Version
@@ -410,6 +412,90 @@ def test_prune_keeps_the_newest_versions_and_the_one_in_force(tmp_path: Path) ->
         rollback(store.path)
 
 
+def test_prune_keeps_what_a_rollback_leads_to(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    for number in range(1, 6):
+        commit(store.path, number)
+    with store.write("rollback") as transaction:
+        transaction.move_head(2)
+    commit(store.path, 6)
+    assert store.prune(3).versions == [0, 1, 3]
+    assert_whole(store, store.version(2))
+    assert store.prune(1).versions == [2, 4, 5]
+    assert_whole(store, store.head)
+
+
+def test_prune_syncs_the_head_that_a_killed_writer_did_not(tmp_path: Path) -> None:
+    """A writer dies before the new name of HEAD is durable, then a prune, then a power cut."""
+    create(tmp_path / "base")
+    for number in (1, 2):
+        commit(tmp_path / "base", number)
+    for step in itertools.count(1):
+        path = tmp_path / str(step)
+        shutil.copytree(tmp_path / "base", path)
+
+        def killed_then_pruned(root: Path) -> None:
+            def die(directory: Path) -> None:
+                if directory == root:
+                    raise KeyboardInterrupt
+                sync_directory(directory)
+
+            with suppress(KeyboardInterrupt), mock.patch("edge_cl.durable.sync_directory", die):
+                commit(root, 3)
+            Store.open(root).prune(1)
+
+        end = cut_power(killed_then_pruned, path, step, "names")
+        store = Store.open(path)
+        assert_whole(store, store.head)
+        shutil.rmtree(path)
+        if end == "done":
+            break
+    assert step > 8
+
+
+def test_prune_of_versions_that_cannot_be_listed_deletes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = create(tmp_path / "store")
+    commit(store.path)
+    files = sorted(store.path.rglob("*"))
+
+    def fail(path: Path) -> Iterator[Path]:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", fail)
+        for attempt in (partial(store.prune, 1), store.write("learn").__enter__):
+            with pytest.raises(StoreError, match="Input/output error"):
+                attempt()
+    assert sorted(store.path.rglob("*")) == files
+
+
+def test_prune_past_a_damaged_version_and_strange_files(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    for number in range(1, 4):
+        commit(store.path, number)
+    flip(store.path / "versions" / "000002.json")
+    (store.path / "objects" / "ab" / "folder").mkdir(parents=True)
+    (store.path / "objects" / "ab" / "link").symlink_to("nowhere")
+    with pytest.raises(StoreError, match="Version 2 is damaged") as caught:
+        store.prune(3)
+    assert "keep fewer versions" in caught.value.mend
+    assert store.prune(1).versions == [0, 1, 2]
+    assert_whole(store, store.head)
+
+
+def test_a_reader_of_a_version_that_was_deleted_is_told_so(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    old = store.head
+    commit(store.path)
+    commit(store.path, 2)
+    store.prune(1)
+    with pytest.raises(StoreError, match="Version 0 was deleted meanwhile") as caught:
+        store.read_json(old, "classes.json")
+    assert caught.value.mend == "Run the same command again."
+
+
 def test_prune_leaves_a_way_back_from_damage(tmp_path: Path) -> None:
     store = create(tmp_path / "store")
     commit(store.path)
@@ -444,32 +530,36 @@ OPERATIONS = st.one_of(
     st.dictionaries(st.sampled_from(["a", "b", "c/d"]), st.binary(max_size=3), max_size=3),
     st.integers(0, 5),
     st.none(),
+    st.sampled_from(["keep 1", "keep 2", "keep 3"]),
 )
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(OPERATIONS, max_size=7))
-def test_every_version_stays_readable(operations: list[dict[str, bytes] | int | None]) -> None:
+def test_every_version_stays_readable(operations: list[dict[str, bytes] | int | str | None]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         store = Store.create(Path(directory) / "store", record={})
-        expected: list[dict[str, bytes]] = [{}]
-        head = 0
+        expected: dict[int, dict[str, bytes]] = {0: {}}
+        head, made = 0, 1
         for operation in operations:
-            if operation is None:
-                store.prune()
+            if operation is None or isinstance(operation, str):
+                for number in store.prune(int(operation[-1]) if operation else None).versions:
+                    assert number not in (head, max(expected))
+                    del expected[number]
                 continue
             with store.write("test") as transaction:
                 if isinstance(operation, dict):
                     for name, data in operation.items():
                         transaction.put_bytes(name, data)
                     transaction.keep_all()
-                    expected.append(expected[head] | operation)
+                    contents = expected[head] | operation
                     head = transaction.commit(kind="learn", record={}).number
+                    assert head == made
+                    expected[head], made = contents, made + 1
                 else:
-                    head = transaction.move_head(operation % len(expected)).number
+                    head = transaction.move_head(sorted(expected)[operation % len(expected)]).number
         assert store.head.number == head
-        versions = store.versions()
-        found = [{name: store.read_bytes(version, name) for name in version.objects} for version in versions]
+        found = {v.number: {name: store.read_bytes(v, name) for name in v.objects} for v in store.versions()}
         assert found == expected
 
 
