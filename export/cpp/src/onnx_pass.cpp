@@ -62,6 +62,8 @@ Status OnnxPass::reserve(std::size_t count) {
     gathered_.resize(count * token_bytes());
     prefix_features_.resize(count * graphs_.shape.prefix_features());
     suffix_features_.resize(count * graphs_.shape.suffix_features());
+    for (std::size_t n = 1; n <= count; ++n)  // of any number of frames, as that many may go on after the exit
+        if (Result<Tensors*> bound = tensors(n); !bound) return bound.error();
     room_ = count;
     return {};
 }
