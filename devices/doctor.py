@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from edge_cl.config import KEPT_VERSIONS
 from edge_cl.devices import hardware, runtimes
 from edge_cl.devices.finding import Check, Finding, Subject, run
 from edge_cl.devices.probe import read_machine
@@ -17,7 +18,6 @@ from edge_cl.store import Store
 
 __all__ = ["CHECKS", "Finding", "examine"]
 
-KEPT = 3  # versions that edge-cl prune leaves, if not told otherwise
 FREE_MB = 500  # a version of a ViT-B store and its checkpoints need less
 
 
@@ -40,7 +40,7 @@ def check_disk(subject: Subject) -> Iterator[Finding]:
     elif free_mb <= FREE_MB:
         cause = f"a learn needs up to {FREE_MB} MB for checkpoints and the new version"
         prune = f"Delete old versions: edge-cl prune --store {shlex.quote(str(store))}"
-        mend = prune if len(list((store / "versions").glob("*.json"))) > KEPT else "Free some space."
+        mend = prune if len(list((store / "versions").glob("*.json"))) > KEPT_VERSIONS else "Free some space."
         yield Finding("disk", False, f"{free_mb} MB free at {place}", mend, cause)
     else:
         yield Finding("disk", True, f"{free_mb} MB free at {place}")

@@ -27,7 +27,7 @@ from edge_cl.cli_options import (
     duration,
     megabytes,
 )
-from edge_cl.config import LearnConfig, Method, Schedule, SharedUpdate
+from edge_cl.config import KEPT_VERSIONS, LearnConfig, Method, Schedule, SharedUpdate
 from edge_cl.console import Progress, answers, emit, say, table, warn_skipped
 from edge_cl.errors import EdgeClError
 
@@ -450,7 +450,7 @@ def rollback(
 def prune(
     keep: Annotated[
         int, typer.Option("--keep", min=1, help="How many of the newest stay; 1: none to roll back to.")
-    ] = 3,
+    ] = KEPT_VERSIONS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,

@@ -293,7 +293,7 @@ def published(setting: Setting) -> Iterator[Stage]:
 
 @method("adapt-once")
 def adapt_once(setting: Setting) -> Iterator[Stage]:
-    """Adapt to the first task, without a teacher; then statistics alone, answered by the base branch."""
+    """Adapt to the first task, without a teacher; then statistics alone, answered by the base branch on one square."""
     config = LearnConfig(epochs=setting.epochs, seed=setting.seed, finer_weight=0.0, choose_square=False)
     return _taught(setting, config, "base", replace(config, method="prototype"))
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from edge_cl.errors import UsageError, did_you_mean
 
 SHIPPED = "edge_vit_tiny"  # name of the backbone that ships with the package
+KEPT_VERSIONS = 3  # of a store that is pruned, if not told otherwise
 BACKBONES_DIR = Path(__file__).parent / "backbones"
 
 Method = Literal["cl-lora", "prototype"]

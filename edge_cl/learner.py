@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_cl.config import BACKBONES_DIR, SHIPPED, LearnConfig
+from edge_cl.config import BACKBONES_DIR, KEPT_VERSIONS, SHIPPED, LearnConfig
 from edge_cl.errors import BackboneError, EdgeClError, StoreError, UsageError, did_you_mean
 from edge_cl.store import Pruned, Store
 from edge_cl.version import JsonObject, Version, hash_file
@@ -405,10 +405,10 @@ class Learner:
                     )
             return transaction.move_head(number)
 
-    def prune(self, keep: int = 3, *, dry_run: bool = False) -> Pruned:
+    def prune(self, keep: int = KEPT_VERSIONS, *, dry_run: bool = False) -> Pruned:
         """Delete old versions for good, to free space, but the newest `keep`, the one in force and its parent.
 
-        What only they knew can then not be brought back. To be rid of a forgotten class keep 1: no parent stays then.
+        What only they knew can then not be brought back. To be rid of a forgotten class keep 1: then no parent stays.
 
         Raises:
             StoreError: see `Store.prune`.

@@ -379,8 +379,12 @@ class Store:
         return f"Go back to the newest whole version: {command}"
 
     def _damaged(self, version: Version, name: str, fault: str) -> StoreError:
-        if version.number not in self._numbers():
+        try:
+            self._version_file(version.number).stat()
+        except FileNotFoundError:
             return StoreError(f"Version {version.number} was deleted meanwhile.", mend="Run the same command again.")
+        except OSError:
+            pass  # it is there, or nobody can tell
         return StoreError(f"Object {name!r} of version {version.number}: {fault}.", mend=self._way_on())
 
     @contextmanager

@@ -240,7 +240,7 @@ def test_a_full_disk_with_a_store_can_be_mended(tmp_path: Path, monkeypatch: pyt
         transaction.commit(kind="learn", record={})
         transaction.put_bytes("features", bytes(3_000_000))  # the same object
         transaction.commit(kind="learn", record={})
-        assert doctor.KEPT == 3
+        assert doctor.KEPT_VERSIONS == 3
         transaction.commit(kind="forget", record={})
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=100 << 20))
     report = {f.check: f for f in examine(store.path, PC)}

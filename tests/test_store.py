@@ -496,6 +496,23 @@ def test_a_reader_of_a_version_that_was_deleted_is_told_so(tmp_path: Path) -> No
     assert caught.value.mend == "Run the same command again."
 
 
+def test_a_version_that_cannot_be_looked_at_is_not_called_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = create(tmp_path / "store")
+    head, stat = store.head, Path.stat
+    object_file(store, "classes.json").unlink()
+
+    def fail(path: Path, **options: bool) -> os.stat_result:
+        if path.parent.name == "versions":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", fail)
+    with pytest.raises(StoreError, match="is missing"):
+        store.read_json(head, "classes.json")
+
+
 def test_prune_leaves_a_way_back_from_damage(tmp_path: Path) -> None:
     store = create(tmp_path / "store")
     commit(store.path)
