@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import math
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from PIL import Image
 
-from edge_cl.errors import EdgeClError
+from edge_cl.errors import EdgeClError, UsageError
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-_CAMERA = re.compile(r"/dev/video\d+|csi://\d+|(rtsp|rtsps|http|https)://.+")
+_CAMERA = re.compile(r"/dev/video\d+|/dev/v4l/.+|csi://\d+|(rtsp|rtsps|http|https)://.+")
+MOST_RATE = 1000.0  # frames a second
 _CSI = (
     "nvarguscamerasrc sensor-id={} ! video/x-raw(memory:NVMM),width=1280,height=720,framerate=30/1 ! "
     "nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1"
@@ -20,7 +23,7 @@ _CSI = (
 
 
 def is_camera(source: str) -> bool:
-    """Return whether a source is a camera or a network stream: /dev/video0, csi://0, rtsp://..."""
+    """Return whether a source is a camera or a network stream: /dev/video0, /dev/v4l/by-id/..., csi://0, rtsp://..."""
     return _CAMERA.fullmatch(source) is not None
 
 
@@ -33,15 +36,21 @@ def frames(source: str, *, every_s: float = 1.0) -> Iterator[tuple[float, Image.
     """Yield (seconds since the start, RGB frame), one frame in every `every_s` seconds.
 
     Args:
-        source: a video file, /dev/videoN, csi://N or a network stream.
+        source: a video file, /dev/videoN or a link to it under /dev/v4l, csi://N or a network stream.
         every_s: spacing in seconds of the video's own clock (of a camera: of its nominal frame rate).
 
     Raises:
-        EdgeClError: OpenCV is missing, or the source cannot be opened.
+        UsageError: the spacing is no positive number.
+        EdgeClError: OpenCV is missing, the source cannot be opened, or gives no frame, or a camera gives no more.
     """
+    if not 0 < every_s < math.inf:
+        raise UsageError(f"Frames cannot be {every_s} seconds apart.", mend="Give a positive number: --every 1")
     capture = _open(_opencv(), source)
     try:
-        rate = capture.get(_opencv().CAP_PROP_FPS) or 30.0
+        rate = capture.get(_opencv().CAP_PROP_FPS)
+        rate = (
+            rate if 0 < rate <= MOST_RATE else 30.0
+        )  # what cameras say that do not know it: 0, -1, 90000, not a number
         step = max(1, round(rate * every_s))
         count = 0
         while capture.grab():
@@ -50,6 +59,10 @@ def frames(source: str, *, every_s: float = 1.0) -> Iterator[tuple[float, Image.
                 if ok:
                     yield count / rate, Image.fromarray(frame[:, :, ::-1])
             count += 1
+        endless = is_camera(source) and not source.startswith("http")  # where a file may lie
+        if count == 0 or endless:
+            mend = "Check its cable and power, then run the same command again." if endless else ""
+            raise EdgeClError(f"{source} gave no {'more ' * (count > 0)}frames, after {count}.", mend=mend)
     finally:
         capture.release()
 
@@ -67,8 +80,8 @@ def _opencv() -> Any:
 def _open(cv2: Any, source: str) -> Any:
     if source.startswith("csi://"):
         capture = cv2.VideoCapture(_CSI.format(source.removeprefix("csi://")), cv2.CAP_GSTREAMER)
-    elif source.startswith("/dev/video"):
-        capture = cv2.VideoCapture(int(source.removeprefix("/dev/video")))
+    elif device := re.fullmatch(r"/dev/video(\d+)", os.path.realpath(source)):
+        capture = cv2.VideoCapture(int(device[1]))
     else:
         capture = cv2.VideoCapture(source)
     if not capture.isOpened():
