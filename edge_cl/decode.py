@@ -13,7 +13,7 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from edge_cl.errors import EdgeClError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # and MPO, as JPEG; no other decoder ever runs
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+JPEG = frozenset({".jpg", ".jpeg", ".jpe"})
 # Pictures of a kind that is not read: named as such.
 # fmt: off
 UNSUPPORTED = frozenset({
@@ -35,6 +36,7 @@ FOLDER = "folder"
 MIN_SIDE = 8  # pixels
 MAX_PIXELS = 178_956_970  # Pillow's own hard limit: 0.7 GB decoded
 MAX_BYTES = 512 * 2**20
+LARGE_PIXELS, STRIP_PIXELS = 2**24, 2**20  # from there on one is decoded at a time, and turned to RGB in strips
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 _BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"avif": "AVIF"}
@@ -119,11 +121,10 @@ def open_picture(path: Path, *, at_least: int | None = None) -> Image.Image:
     Raises:
         PictureError: the file cannot be read, or is not a picture.
     """
-    with _explained(path):
-        image, _ = _decoded(path, _contents(path), at_least)
+    with _explained(path), _opened(path, at_least) as (image, _, _):
         turn = _UPRIGHT.get(_orientation(image))
-        image = _to_rgb(image)
-        return image if turn is None else image.transpose(turn)
+        rgb = _to_rgb(image) if at_least is None else _reduced_rgb(image, max(1, min(image.size) // at_least))
+        return rgb if turn is None else rgb.transpose(turn)
 
 
 def check_picture(path: Path) -> tuple[str, tuple[int, int]]:
@@ -132,14 +133,20 @@ def check_picture(path: Path) -> tuple[str, tuple[int, int]]:
     Raises:
         PictureError: the file cannot be read, is not a picture, or is too small or too large.
     """
-    with _explained(path):
-        data = _contents(path)
-        # The smallest JPEG scale still reads every byte, so a file cut short is found.
-        image, (width, height) = _decoded(path, data, MIN_SIDE)
+    # The smallest JPEG scale still reads every byte, so a file cut short is found.
+    with _explained(path), _opened(path, MIN_SIDE) as (image, (width, height), data):
         _to_rgb(image.crop((0, 0, 1, 1)))  # raises if this mode cannot be converted
         if _orientation(image) >= 5:
             width, height = height, width
-    return hashlib.sha256(data).hexdigest(), (width, height)
+        return hashlib.sha256(data).hexdigest(), (width, height)
+
+
+def decoding_bytes(path: Path, size: tuple[int, int], at_least: int) -> int:
+    """Return how much memory `open_picture` takes for a picture of some size (width, height), about."""
+    pixels, shorter = size[0] * size[1], min(size)
+    if path.suffix.lower() in JPEG:
+        return 3 * pixels // max(scale for scale in (1, 2, 4, 8) if scale == 1 or shorter >= scale * at_least) ** 2
+    return 4 * pixels if pixels >= LARGE_PIXELS else 19 * pixels  # at a time: decoded, RGBA, white, laid on it, RGB
 
 
 def _contents(path: Path) -> bytes:
@@ -154,8 +161,10 @@ def _contents(path: Path) -> bytes:
     return data
 
 
-def _decoded(path: Path, data: bytes, at_least: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    """Return the decoded picture, and its size by the header: before scaling, and turning if not TIFF."""
+@contextmanager
+def _opened(path: Path, at_least: int | None) -> Iterator[tuple[Image.Image, tuple[int, int], bytes]]:
+    """Yield the decoded picture, its size by the header (before scaling, and turning if not TIFF), and its bytes."""
+    data = _contents(path)
     image = Image.open(BytesIO(data), formats=FORMATS)
     size = image.size
     if image.width * image.height > MAX_PIXELS:
@@ -164,8 +173,10 @@ def _decoded(path: Path, data: bytes, at_least: int | None) -> tuple[Image.Image
         raise PictureError(path, f"too small: {size[0]}x{size[1]}, the least is {MIN_SIDE} pixels a side")
     if at_least is not None:
         image.draft(None, (at_least, at_least))  # only JPEG heeds it
-    image.load()
-    return image, size
+    with _one_at_a_time if image.width * image.height >= LARGE_PIXELS else nullcontext():
+        image.load()
+        yield image, size, data
+        image.close()
 
 
 def _orientation(image: Image.Image) -> int:
@@ -175,6 +186,19 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # damaged metadata must not cost a good picture
         return 1
     return value if value in _UPRIGHT else 1
+
+
+def _reduced_rgb(image: Image.Image, factor: int) -> Image.Image:
+    """Return 8-bit RGB, of a large picture reduced by a whole factor, a strip at a time: else it takes 19 B a pixel."""
+    width, height = image.size
+    if width * height < LARGE_PIXELS or image.mode in _WHITES or image.mode.startswith("I;16"):
+        return _to_rgb(image)
+    result = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    rows = max(1, STRIP_PIXELS // (width * factor))
+    for row in range(0, result.height, rows):
+        strip = image.crop((0, row * factor, width, min((row + rows) * factor, height)))
+        result.paste(_to_rgb(strip).reduce(factor), (0, row))
+    return result
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -242,3 +266,4 @@ class _Muted:
 
 
 _pillow_muted = _Muted()
+_one_at_a_time = threading.Lock()

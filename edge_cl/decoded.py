@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from edge_cl.pictures import Picture, open_picture
+from edge_cl.pictures import Picture, PictureError, Skipped, open_picture
 from edge_cl.preprocess import Pixels, Preprocess
 from edge_cl.version import JsonObject
 
@@ -24,26 +24,47 @@ class Decoded:
     """Pictures in memory.
 
     Attributes:
+        pictures: which.
         pixels: the centred square, (S, S, 3) each.
         copies: reduced copies that augmented views are cut from; empty for hold-out pictures.
     """
 
+    pictures: Sequence[Picture]
     pixels: Sequence[Pixels]
     copies: Sequence[Image.Image]
 
 
-def decode(pictures: Sequence[Picture], spec: Preprocess, *, copies: bool) -> Decoded:
-    """Decode pictures once."""
-    pixels, reduced = [], []
+def decode(
+    pictures: Sequence[Picture], spec: Preprocess, *, copies: bool, skipped: list[Skipped] | None = None
+) -> Decoded:
+    """Decode pictures once.
+
+    Args:
+        pictures: files that were readable a moment ago.
+        spec: how they become pixels.
+        copies: whether views will be cut from them.
+        skipped: gets those that are not readable any more; without it, they are errors.
+
+    Raises:
+        PictureError: one cannot be read any more.
+    """
+    read, pixels, reduced = [], [], []
     for picture in pictures:
-        image = open_picture(picture.path, at_least=DECODE * spec.image_size)
+        try:
+            image = open_picture(picture.path, at_least=DECODE * spec.image_size)
+        except PictureError as error:
+            if skipped is None:
+                raise
+            skipped.append(Skipped(picture.path, error.why))
+            continue
+        read.append(picture)
         pixels.append(spec.centre(image))
         if copies:
             factor = WORKING_COPY * spec.image_size / min(image.size)
             if factor < 1:
                 image = image.resize((round(image.width * factor), round(image.height * factor)), reducing_gap=2.0)
             reduced.append(image)
-    return Decoded(pixels, reduced)
+    return Decoded(read, pixels, reduced)
 
 
 @dataclass(frozen=True)

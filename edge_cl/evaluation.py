@@ -10,7 +10,7 @@ from edge_cl.calibration import calibration_error
 from edge_cl.decoded import decode
 from edge_cl.errors import FolderError, did_you_mean
 from edge_cl.intake import skipped_json
-from edge_cl.pictures import PictureFolder, path_text
+from edge_cl.pictures import Picture, PictureFolder, path_text
 from edge_cl.recognition import Recogniser
 from edge_cl.statistics import Array, Indices
 
@@ -34,18 +34,24 @@ def evaluate(recogniser: Recogniser, folder: PictureFolder) -> dict[str, Any]:
             mend="Take these folders away, or learn them first; edge-cl classes lists what is known.",
         )
     posteriors, unknown = [], []
+    read, skipped = list[Picture](), list(folder.skipped)
     for start in range(0, len(folder.pictures), DECODE_AT_ONCE):
         part = folder.pictures[start : start + DECODE_AT_ONCE]
-        pixels = decode(part, recogniser.backend.preprocess, copies=False).pixels
-        for posterior, strange in recogniser.posteriors(pixels):
+        decoded = decode(part, recogniser.backend.preprocess, copies=False, skipped=skipped)
+        read += decoded.pictures
+        for posterior, strange in recogniser.posteriors(decoded.pixels):
             posteriors.append(posterior)
             unknown.append(strange)
+    if not read:
+        raise FolderError(
+            f"{path_text(folder.root)}: no picture can be read any more.", mend="Give pictures that stay."
+        )
     column = {recogniser.names[int(c)]: i for i, c in enumerate(recogniser.head.classes)}
-    targets = np.asarray([column[p.label] for p in folder.pictures], np.int64)
+    targets = np.asarray([column[p.label] for p in read], np.int64)
     return {
         **measures(np.concatenate(posteriors), targets, recogniser.head.tasks, list(column)),
         "unknown_rate": float(np.concatenate(unknown).mean()),
-        "skipped": skipped_json(folder),
+        "skipped": skipped_json(skipped),
     }
 
 

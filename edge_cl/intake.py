@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from edge_cl.errors import FolderError
-from edge_cl.pictures import Picture, PictureFolder, path_text, split_hold_out
+from edge_cl.pictures import Picture, PictureFolder, Skipped, path_text, split_hold_out
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Intake:
             }
             for name, pictures in self.folder.classes.items()
         ]
-        return {"classes": classes, "images": len(self.folder.pictures), "skipped": skipped_json(self.folder)}
+        return {"classes": classes, "images": len(self.folder.pictures), "skipped": skipped_json(self.folder.skipped)}
 
 
-def skipped_json(folder: PictureFolder) -> list[Mapping[str, str]]:
-    """Return the skipped files and reasons as plain JSON values."""
-    return [{"path": path_text(s.path), "why": s.why} for s in folder.skipped]
+def skipped_json(skipped: Iterable[Skipped]) -> list[Mapping[str, str]]:
+    """Return skipped files and reasons as plain JSON values."""
+    return [{"path": path_text(s.path), "why": s.why} for s in skipped]

@@ -48,6 +48,7 @@ class Footprint:
         matrices: numbers in the weight matrices of a block.
         directions: of the covariance that is known.
         reduced: whether training takes matrix products in bfloat16.
+        decoding: bytes that the largest picture takes while it is decoded.
     """
 
     work: Work
@@ -59,9 +60,10 @@ class Footprint:
     matrices: int
     directions: int = 0
     reduced: bool = False
+    decoding: int = 0
 
     @classmethod
-    def of(cls, work: Work, encoder: Encoder, directions: int, *, reduced: bool) -> Footprint:
+    def of(cls, work: Work, encoder: Encoder, directions: int, *, reduced: bool, decoding: int = 0) -> Footprint:
         """Return the footprint of a learn on a backbone; see the attributes."""
         backbone = encoder.backbone
         matrices = sum(p.numel() for p in backbone.blocks[0].parameters() if p.ndim == 2)
@@ -75,6 +77,7 @@ class Footprint:
             matrices,
             directions,
             reduced,
+            decoding,
         )
 
     def peak_mb(self, config: LearnConfig) -> float:
@@ -83,7 +86,8 @@ class Footprint:
         encoding = pictures + features + self._encoding_b(config)
         # Shared and base adapter train on the pictures; a task adapter later, when only their features are left.
         training += pictures if self.work.together or self.work.distils else features
-        return LIBRARIES_MB + max(training, encoding, features + self._statistics_b(config)) / MB
+        most = max(training, encoding, pictures + self.decoding, features + self._statistics_b(config))
+        return LIBRARIES_MB + most / MB
 
     def _pictures_b(self) -> float:
         square = 3 * self.image_size**2
@@ -141,11 +145,11 @@ class Footprint:
             if idle_mb + self.peak_mb(option) <= limit_mb:
                 return option
             least = option
-        needed = idle_mb + self.peak_mb(least)
+        needed = math.ceil(1.02 * (idle_mb + self.peak_mb(least)))  # the next process may begin with a little more
         raise EdgeClError(
             f"{limit_mb:.0f} MB are not enough: these {self.work.train + self.work.hold_out} pictures need about "
-            f"{needed:.0f} MB at least, {idle_mb:.0f} MB of them for the loaded backbone.",
-            mend=f"Pass --memory {needed:.0f}MB, learn fewer classes at a time, or choose a smaller backbone.",
+            f"{needed} MB, {idle_mb:.0f} MB of them for the loaded backbone.",
+            mend=f"Pass --memory {needed}MB, learn fewer classes at a time, or choose a smaller backbone.",
         )
 
 

@@ -13,6 +13,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -200,11 +201,23 @@ def split_hold_out(pictures: Sequence[Picture], *, fraction: float = 0.1) -> tup
 
 
 def _listing(folder: Path) -> list[Path]:
-    """Return what a folder holds, sorted, without hidden files and litter."""
+    """Return what a folder holds, sorted, without hidden files, litter, and what edge-cl itself made there."""
     return sorted(
-        (p for p in folder.iterdir() if not p.name.startswith(".") and p.name.casefold() not in LITTER),
+        (
+            path
+            for path in folder.iterdir()
+            if not (path.name.startswith(".") or path.name.casefold() in LITTER or _is_ours(path))
+        ),
         key=str,
     )
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a path is a store or a bundle, which lie here where a command was run in the pictures' folder."""
+    with suppress(OSError):
+        store = (path / "lock").is_file() and (path / "objects").is_dir() and (path / "versions").is_dir()
+        return store or ((path / "manifest.json").is_file() and any(path.glob("*.onnx")))
+    return False
 
 
 def class_name(text: str) -> str:

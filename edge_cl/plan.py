@@ -13,7 +13,8 @@ from edge_cl.architecture import at_size, finer_size, patches_of
 from edge_cl.budget import REDUCED_TRAINING, REDUCED_VIEW, TRAINING, TimeBudget, Work
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
-from edge_cl.decoded import decode
+from edge_cl.decode import decoding_bytes
+from edge_cl.decoded import DECODE, decode
 from edge_cl.features import Encoder
 from edge_cl.intake import Intake
 from edge_cl.memory import Footprint, idle_mb
@@ -103,11 +104,14 @@ def make_plan(
     saved: Any = checkpoint.load("plan")[1] if "plan" in checkpoint else None
     encoder.warm_up()
     config, idle, predicted_s = model.config, idle_mb(), None
+    pictures = (*intake.folder.pictures, *(intake.negatives.pictures if intake.negatives else ()))
+    at_least = DECODE * encoder.preprocess.image_size
     footprint = Footprint.of(
         work_of(model, encoder, intake),
         encoder,
         len(model.statistics.scatter.energy),
         reduced=reduces_precision(config, encoder.device),
+        decoding=max(decoding_bytes(p.path, p.size, at_least) for p in pictures),
     )
     if saved is not None:
         config = replace(config, **saved.pop("settings"))

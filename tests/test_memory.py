@@ -23,6 +23,7 @@ from edge_cl.backbone import Backbone
 from edge_cl.budget import Work
 from edge_cl.cli_options import megabytes
 from edge_cl.config import LearnConfig
+from edge_cl.decode import decoding_bytes
 from edge_cl.errors import EdgeClError, UsageError
 from edge_cl.features import Encoder
 from edge_cl.learner import Learner
@@ -149,7 +150,30 @@ def test_too_little_names_the_least() -> None:
         FIRST.fit(DEFAULT, 700, 710)
     least = int(str(caught.value).split("about ")[1].split(" MB")[0])
     assert f"--memory {least}MB" in caught.value.mend
-    assert FIRST.fit(DEFAULT, 700, least + 1).views == 0
+    assert FIRST.fit(DEFAULT, 707, least)  # the next process begins with a little more
+    with pytest.raises(EdgeClError):
+        FIRST.fit(DEFAULT, 730, least)
+
+
+def test_the_largest_picture_is_decoded_under_the_limit_too() -> None:
+    large = replace(FIRST, decoding=500 * 2**20)
+    assert large.peak_mb(DEFAULT) > 500 > FIRST.peak_mb(replace(DEFAULT, method="prototype"))
+    with pytest.raises(EdgeClError, match="MB are not enough"):
+        large.fit(DEFAULT, 200, 700)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "taken"),
+    [
+        ("a.png", (100, 100), 19e4),
+        ("a.png", (10000, 10000), 4e8),  # a strip at a time
+        ("a.jpg", (300, 400), 3.6e5),
+        ("a.jpg", (4000, 3000), 9e6 / 16),  # an eighth of each side
+        ("a.jpg", (4000, 600), 7.2e6 / 4),
+    ],
+)
+def test_what_a_picture_takes_while_it_is_decoded(name: str, size: tuple[int, int], taken: float) -> None:
+    assert decoding_bytes(Path(name), size, 256) == pytest.approx(taken)
 
 
 @pytest.mark.parametrize(("text", "amount"), [("800MB", 800), ("2GB", 2048), ("1.5g", 1536), ("512 MiB", 512)])

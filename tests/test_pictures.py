@@ -41,6 +41,24 @@ from edge_cl.pictures import (
     read_unlabelled,
     split_hold_out,
 )
+from edge_cl.store import Store
+
+# ---- what edge-cl made itself ----------------------------------------------------------------------------
+
+
+def test_a_store_and_a_bundle_among_the_class_folders_are_passed_over(tmp_path: Path) -> None:
+    """`cd pictures && edge-cl learn --new-classes .` makes its store there, and `--export bundle` a bundle."""
+    write_classes(tmp_path, {"a": 2, "b": 2})
+    Store.create(tmp_path / "edge_cl_store", record={})
+    bundle = tmp_path / "a" / "bundle"
+    bundle.mkdir()
+    for name in ("manifest.json", "prefix.onnx"):
+        (bundle / name).write_text("{}")
+    assert list(read_folder(tmp_path).classes) == ["a", "b"]
+    assert read_folder(tmp_path).skipped == read_unlabelled(tmp_path).skipped == ()
+    (bundle / "prefix.onnx").unlink()  # now a folder of somebody's
+    assert [s.path.name for s in read_folder(tmp_path).skipped] == ["manifest.json"]
+
 
 # ---- one picture -----------------------------------------------------------------------------------------
 
@@ -181,6 +199,20 @@ def test_turned_jpeg_is_turned_after_draft_decoding(tmp_path: Path) -> None:
     path.write_bytes(encoded(noise(1, (640, 480)), "JPEG", exif=oriented(6)))
     assert open_picture(path, at_least=240).size == (240, 320)
     assert read_unlabelled(path).pictures[0].size == (480, 640)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1"])
+def test_a_large_picture_is_reduced_a_strip_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(noise(1, (901, 1500), mode), "PNG", exif=oriented(6)))
+    whole = np.asarray(open_picture(path).reduce(2))
+    monkeypatch.setattr("edge_cl.decode.LARGE_PIXELS", 2**20)
+    monkeypatch.setattr("edge_cl.decode.STRIP_PIXELS", 2**16)
+    np.testing.assert_array_equal(np.asarray(open_picture(path, at_least=450)), whole)
+    assert open_picture(path).size == (1500, 901)
+    assert read_unlabelled(path).pictures[0].size == (1500, 901)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str)
