@@ -7,8 +7,10 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from edge_cl.checkpoint import size_of, unfinished
 from edge_cl.config import KEPT_VERSIONS
 from edge_cl.devices import hardware, runtimes
 from edge_cl.devices.finding import Check, Finding, Subject, run
@@ -32,7 +34,7 @@ def check_python(_: Subject) -> Iterator[Finding]:
 def check_disk(subject: Subject) -> Iterator[Finding]:
     """Look at the disk that the store is on, or will be."""
     store = subject.store
-    place = next(path for path in (store, *store.absolute().parents) if path.exists())
+    place = next(path for path in (store, *store.absolute().parents) if _is_seen(path))
     free_mb = shutil.disk_usage(place).free // 2**20
     if not os.access(place, os.W_OK):
         cause = "this user has no right to write there"
@@ -46,13 +48,20 @@ def check_disk(subject: Subject) -> Iterator[Finding]:
         yield Finding("disk", True, f"{free_mb} MB free at {place}")
 
 
+def _is_seen(path: Path) -> bool:
+    """Return whether this user can tell that a path exists."""
+    with suppress(OSError):
+        return path.exists()
+    return False
+
+
 def check_store(subject: Subject) -> Iterator[Finding]:
     """Verify every object of the store."""
     path = subject.store
-    if not Store.exists(path):
-        yield Finding("store", True, f"none at {path} yet")
-        return
     try:
+        if not Store.exists(path):
+            yield Finding("store", True, f"none at {path} yet")
+            return
         store = Store.open(path)
         faults = store.check()
     except StoreError as error:
@@ -64,7 +73,9 @@ def check_store(subject: Subject) -> Iterator[Finding]:
         versions = store.versions()
         sizes = {ref.sha256: ref.size for version in versions for ref in version.objects.values()}
         held = f"{len(versions)} versions" if len(versions) > 1 else "one version"
-        yield Finding("store", True, f"{path}: {sum(sizes.values()) / 1e6:.0f} MB in {held}, every object whole")
+        begun = sum(map(size_of, unfinished(store.work)))
+        more = f", {begun / 1e6:.0f} MB of an interrupted learn" if begun else ""
+        yield Finding("store", True, f"{path}: {sum(sizes.values()) / 1e6:.0f} MB in {held}, every object whole{more}")
 
 
 CHECKS: dict[str, Check] = {  # in the order of the report

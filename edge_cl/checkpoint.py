@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,35 @@ from edge_cl.errors import StoreError
 from edge_cl.version import Json, JsonObject, canonical_json, contiguous
 
 _STAGE = re.compile(r"\w[\w.-]*", re.ASCII)
-_KEY = re.compile(r"[0-9a-f]{64}")
+_JOB = re.compile(r"(?:(\d{6,})-)?[0-9a-f]{64}")  # without a number: of earlier releases
+
+
+def unfinished(directory: Path, parent: int | None = None) -> list[Path]:
+    """Return the directories of interrupted jobs: of all, or of those that began from one version."""
+    with suppress(OSError):
+        found = [(path, match) for path in directory.iterdir() if (match := _JOB.fullmatch(path.name))]
+        return [path for path, match in found if parent is None or int(match[1] or -1) == parent]
+    return []
+
+
+def size_of(directory: Path) -> int:
+    """Return the bytes of all files in a directory of a job."""
+    return sum(path.lstat().st_size for path in directory.rglob("*") if not path.is_dir())
+
+
+def discard(paths: Sequence[Path]) -> None:
+    """Delete directories of jobs, as these are done or not wanted any more.
+
+    Raises:
+        StoreError: one cannot be deleted.
+    """
+    try:
+        for path in paths:
+            with suppress(FileNotFoundError):  # another process may have begun the next job, and deleted it
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError as error:
+        mend = f"Delete {path.parent} yourself."
+        raise StoreError(f"An old checkpoint could not be deleted: {error}.", mend=mend) from error
 
 
 class Checkpoint:
@@ -31,6 +60,7 @@ class Checkpoint:
         directory: where the stages live (`Store.work`); made when the first one is saved.
         key: all that the job's result depends on: settings, hashes of the pictures, the parent version...
             Stages that were saved under another key are deleted.
+        parent: number of the version that it began from.
 
     Attributes:
         directory: of this job alone; all that lies there goes when the job is done, or another one begins.
@@ -39,11 +69,9 @@ class Checkpoint:
         StoreError: the stages of another job cannot be deleted.
     """
 
-    def __init__(self, directory: Path, key: JsonObject) -> None:
-        name = hashlib.sha256(canonical_json(key)).hexdigest()
-        self.directory = directory / name
-        others = directory.iterdir() if directory.is_dir() else ()
-        self._remove(*(other for other in others if _KEY.fullmatch(other.name) and other.name != name))
+    def __init__(self, directory: Path, key: JsonObject, parent: int = 0) -> None:
+        self.directory = directory / f"{parent:06d}-{hashlib.sha256(canonical_json(key)).hexdigest()}"
+        discard([other for other in unfinished(directory) if other != self.directory])
 
     def __contains__(self, stage: str) -> bool:
         """Return whether a stage was saved and is whole; reads all of it."""
@@ -64,10 +92,7 @@ class Checkpoint:
             with replacing(path) as temporary:
                 save_file(tensors, temporary, {"info": text, "sha256": _digest(tensors, text)})
         except (OSError, SafetensorError) as error:
-            raise StoreError(
-                f"The checkpoint {path} could not be written: {error}.",
-                mend="Free some space, or mend the cause, and run the same command again: it resumes.",
-            ) from error
+            raise _unwritable(path, error) from error
 
     def load(self, stage: str) -> tuple[dict[str, np.ndarray], Json]:
         """Return the tensors and the JSON value of a stage.
@@ -80,14 +105,17 @@ class Checkpoint:
             raise KeyError(stage)
         return found
 
-    def discard(self) -> None:
-        """Delete every stage: the job is committed, or not wanted any more.
+    def empty(self) -> None:
+        """Delete every stage, as the job is committed, but leave the directory: something remains to be done for it.
 
         Raises:
-            StoreError: they cannot be deleted.
+            StoreError: they cannot be deleted, or the directory cannot be made.
         """
-        if self.directory.exists():
-            self._remove(self.directory)
+        try:
+            make_directory(self.directory)
+        except OSError as error:
+            raise _unwritable(self.directory, error) from error
+        discard(list(self.directory.iterdir()))
 
     def _path(self, stage: str) -> Path:
         if not _STAGE.fullmatch(stage):
@@ -106,15 +134,12 @@ class Checkpoint:
             return None
         return tensors, json.loads(text)
 
-    def _remove(self, *paths: Path) -> None:
-        try:
-            for path in paths:
-                shutil.rmtree(path)
-        except OSError as error:
-            raise StoreError(
-                f"An old checkpoint could not be deleted: {error}.",
-                mend=f"Delete {self.directory.parent} yourself.",
-            ) from error
+
+def _unwritable(path: Path, error: Exception) -> StoreError:
+    return StoreError(
+        f"The checkpoint {path} could not be written: {error}.",
+        mend="Free some space, or mend the cause, and run the same command again: it resumes.",
+    )
 
 
 def _digest(tensors: Mapping[str, np.ndarray], text: str) -> str:

@@ -35,6 +35,8 @@ from edge_cl.errors import EdgeClError
 # nearly twice as fast this way. It must be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+INTERRUPTED = 130  # exit status; typer gives it to Ctrl-C by itself
+
 app = typer.Typer(
     help="Teach a robot new things to recognise, on the robot, without forgetting and without keeping old pictures.",
     no_args_is_help=True,
@@ -266,9 +268,10 @@ def predict(
     for source in filter(is_video, sources):
         most = 1 if frames is None and as_json and is_camera(source) else frames
         for answer in islice(learner.watch(source, every_s=every, top=top, rule=rule), most):
-            rows.append(_answer_json(answer))
-            if not as_json:
-                _show_answer(rows[-1])
+            if as_json:
+                rows.append(_answer_json(answer))
+            else:  # it may go on for months: nothing is kept
+                _show_answer(_answer_json(answer))
     if pictures := [source for source in sources if not is_video(source)]:
         result = learner.predict(*pictures, top=top, rule=rule)
         rows += map(_answer_json, result.answers)
@@ -531,9 +534,14 @@ def main() -> None:
         if error.mend:
             say(error.mend)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("Interrupted. Nothing was committed; the same command resumes.")
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
+        say("Interrupted." + " The same command goes on where it was." * ("learn" in sys.argv[1:2]))
+        sys.exit(INTERRUPTED)
+    except PermissionError as error:
+        say(f"error: {error.filename or error}: no permission.")
+        sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

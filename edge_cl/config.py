@@ -12,6 +12,7 @@ from edge_cl.errors import UsageError, did_you_mean
 
 SHIPPED = "edge_vit_tiny"  # name of the backbone that ships with the package
 KEPT_VERSIONS = 3  # of a store that is pruned, if not told otherwise
+MOST_SEED = 2**53  # whole numbers that JSON readers keep; a thousand times as much still seeds a generator
 BACKBONES_DIR = Path(__file__).parent / "backbones"
 
 Method = Literal["cl-lora", "prototype"]
@@ -121,6 +122,8 @@ class LearnConfig:
         for name in ("seed", "weight_decay", "finer_weight", "probes", "adapt_pictures", "views", "branch_views"):
             if not 0 <= getattr(self, name) < math.inf:
                 faults.append(f"{name} must not be negative, but is {getattr(self, name)}.")
+        if self.seed >= MOST_SEED:
+            faults.append(f"seed must be less than {MOST_SEED}, not {self.seed}.")
         for name in ("learning_rate", "view_scale", "fresh_view_scale", "readapt_factor"):
             if not 0 < getattr(self, name) < math.inf:
                 faults.append(f"{name} must be positive, not {getattr(self, name)}.")

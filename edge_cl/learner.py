@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from edge_cl.config import BACKBONES_DIR, KEPT_VERSIONS, SHIPPED, LearnConfig
 from edge_cl.errors import BackboneError, EdgeClError, StoreError, UsageError, did_you_mean
-from edge_cl.store import Pruned, Store
-from edge_cl.version import JsonObject, Version, hash_file
+from edge_cl.store import Pruned, Store, Transaction, edge_cl_version
+from edge_cl.version import JsonObject, Version, canonical_json, hash_file
 
 if TYPE_CHECKING:
     from edge_cl.encoding import Progress
     from edge_cl.export.exporter import Snapshot
     from edge_cl.features import Encoder
     from edge_cl.intake import Intake
+    from edge_cl.learning import Stopwatch
     from edge_cl.model import Model
+    from edge_cl.pictures import PictureFolder
     from edge_cl.recognition import Prediction, Recogniser
     from edge_cl.report import LearnReport
 
@@ -255,63 +258,91 @@ class Learner:
             EdgeClError: old classes would lose more than `max_forgetting`; nothing is committed then.
             BundleError: the bundle cannot be written. Where that shows only after the learn, its version is in force.
         """
-        from edge_cl.checkpoint import Checkpoint
-        from edge_cl.compiled import with_compiled
-        from edge_cl.learning import Stopwatch, learn
-        from edge_cl.outcome import measure_outcome, require_little_forgetting
-        from edge_cl.pictures import read_unlabelled
-        from edge_cl.plan import keeps_encoder
-        from edge_cl.tokens import TokenCache
+        from edge_cl.checkpoint import discard, unfinished
+        from edge_cl.intake import Intake
+        from edge_cl.learning import Stopwatch
+        from edge_cl.pictures import read_folder, read_unlabelled
+        from edge_cl.report import LearnReport
 
         if export is not None:
-            from edge_cl.export.bundle import BundleError
             from edge_cl.export.publication import require_vacant
 
             require_vacant(Path(export))
+        if task is not None:
+            task = _named(task, "task")
         config = config or LearnConfig()
         start, stopwatch = started or time.monotonic(), Stopwatch()
         with self.store.write(f"learn from {new_classes}") as transaction:
             with stopwatch.stage("scan"):
-                intake = self.look(new_classes, config, update=update)
-                if negatives is not None:
-                    intake = replace(intake, negatives=read_unlabelled(Path(negatives)))
+                folder = read_folder(Path(new_classes))
+                unlike = read_unlabelled(Path(negatives)) if negatives is not None else None
             parent = transaction.parent
             assert parent is not None
-            old, encoder = self.load(parent)
-            # Graphs hold weights of their own: not for a learn whose memory is limited.
-            limited = config.memory_mb is not None
-            if export and old.classes and not limited and keeps_encoder(replace(old, config=config), intake):
-                encoder = with_compiled(encoder, self.snapshot(), Path(export))
-            checkpoint = Checkpoint(self.store.work, _job_key(parent, intake, config, encoder))
-            cache = TokenCache(checkpoint.directory / "tokens", config.cache_mb << 20)
-            learned = learn(
-                old, encoder, intake, config, task,
-                checkpoint=checkpoint, cache=cache, progress=progress, stopwatch=stopwatch, started=start,
-            )  # fmt: skip
-            stopwatch.seconds["total"] = time.monotonic() - start
-            model, report = measure_outcome(old, learned, config, intake, stopwatch.seconds)
-            report = replace(report, version=parent.number + 1)
-            require_little_forgetting(report, config.max_forgetting)
-            model.save(transaction)
-            transaction.keep("backbone")
-            number = transaction.next_number
-            report = replace(report, version=number)
-            transaction.put_bytes("report.md", report.to_markdown().encode())
-            transaction.put_json("metrics.json", report.to_json())
-            transaction.put_bytes("plot.png", report.plot())
-            version = transaction.commit(kind="learn", record=_record(report, model))
-            checkpoint.discard()
+            begun = unfinished(self.store.work, parent.parent)
+            if (update or begun) and parent.record.get("job") == _job(parent.parent, folder, unlike, config, task):
+                # It was cut off after its commit: to learn the pictures again would count them twice.
+                report = LearnReport(**cast("Mapping[str, Any]", self.store.read_json(parent, "metrics.json")))
+                again = f"Version {parent.number} has learned these very pictures already: nothing was changed."
+                report = replace(report, notes=[*report.notes, again])
+                version, model, encoder = parent, *self.load(parent)
+            else:
+                known = [c["name"] for c in self.state["classes"]]
+                intake = Intake.of(folder, known, update=update, hold_out=config.hold_out)
+                learned = self._learned(
+                    transaction, replace(intake, negatives=unlike), config, task, export, progress, stopwatch, start
+                )
+                version, report, model, encoder = learned
+                begun = unfinished(self.store.work, parent.number)
         if export is not None:
-            try:
-                progress("export", 0, 1)  # half a minute where the graphs are still to be made
-                exported = _exported(_snapshot(version, model, encoder), export, None, None, None, lambda text: None)
-                progress("export", 1, 1)
-            except EdgeClError as error:
-                kept = f"The classes are learned: version {number} of {self.store.path} is in force."
-                mend = f"{error.mend} Then: edge-cl export {export} --store {self.store.path}"
-                raise BundleError(*error.faults, kept, mend=mend.strip()) from error
-            report = replace(report, export={"path": str(export), **exported})
+            report = replace(report, export=_exported_after(version, model, encoder, export, progress, self.store.path))
+        discard(begun)
         return report
+
+    def _learned(
+        self,
+        transaction: Transaction,
+        intake: Intake,
+        config: LearnConfig,
+        task: str | None,
+        export: str | Path | None,
+        progress: Progress,
+        stopwatch: Stopwatch,
+        start: float,
+    ) -> tuple[Version, LearnReport, Model, Encoder]:
+        """Learn pictures, and commit the result. Its checkpoint's directory stays until all is done."""
+        from edge_cl.checkpoint import Checkpoint
+        from edge_cl.compiled import with_compiled
+        from edge_cl.learning import learn
+        from edge_cl.outcome import measure_outcome, require_little_forgetting
+        from edge_cl.plan import keeps_encoder
+        from edge_cl.tokens import TokenCache
+
+        parent = transaction.parent
+        assert parent is not None
+        old, encoder = self.load(parent)
+        # Graphs hold weights of their own: not for a learn whose memory is limited.
+        limited = config.memory_mb is not None
+        if export and old.classes and not limited and keeps_encoder(replace(old, config=config), intake):
+            encoder = with_compiled(encoder, self.snapshot(), Path(export))
+        job = _job(parent.number, intake.folder, intake.negatives, config, task)
+        checkpoint = Checkpoint(self.store.work, {"job": job, **_means(parent, encoder)}, parent.number)
+        cache = TokenCache(checkpoint.directory / "tokens", config.cache_mb << 20)
+        learned = learn(
+            old, encoder, intake, config, task,
+            checkpoint=checkpoint, cache=cache, progress=progress, stopwatch=stopwatch, started=start,
+        )  # fmt: skip
+        stopwatch.seconds["total"] = time.monotonic() - start
+        model, report = measure_outcome(old, learned, config, intake, stopwatch.seconds)
+        require_little_forgetting(report, config.max_forgetting)
+        report = replace(report, version=transaction.next_number)
+        model.save(transaction)
+        transaction.keep("backbone")
+        transaction.put_bytes("report.md", report.to_markdown().encode())
+        transaction.put_json("metrics.json", report.to_json())
+        transaction.put_bytes("plot.png", report.plot())
+        version = transaction.commit(kind="learn", record={**_record(report, model), "job": job})
+        checkpoint.empty()
+        return version, report, model, encoder
 
     def export(
         self,
@@ -364,17 +395,15 @@ class Learner:
 
     def rename(self, old: str, new: str) -> Version:
         """Give a class another name; its id stays."""
-        from edge_cl.pictures import class_name, class_name_fault
+        from edge_cl.pictures import class_name
 
-        new = class_name(new)
+        old, new = class_name(old), _named(new, "class")
         with self.store.write(f"rename {old}") as transaction:
             state = dict(self.state)
             self._require_known([old], state)
             names = [c["name"] for c in state["classes"]]
             if new in names and new != old:
                 raise EdgeClError(f"There is a class {new!r} already.", mend="Choose another name, or forget it first.")
-            if fault := class_name_fault(new):
-                raise UsageError(f"{new!r} cannot be a class name: {fault}.", mend="Choose another name.")
             state["classes"] = [{**c, "name": new if c["name"] == old else c["name"]} for c in state["classes"]]
             transaction.put_json("state", state)
             transaction.keep_all()
@@ -383,15 +412,19 @@ class Learner:
     def forget(self, names: Sequence[str]) -> Version:
         """Forget classes without retraining."""
         from edge_cl.assessment import calibrated, with_exit
+        from edge_cl.outcome import measured_anew
+        from edge_cl.pictures import class_name
 
+        names = list(map(class_name, names))
         with self.store.write(f"forget {', '.join(names)}") as transaction:
             self._require_known(names, self.state)
             model, encoder = self.load(transaction.parent)
+            reduced = {c.task for c in model.classes if c.name in names}
             model = with_exit(calibrated(model.without(set(names))), encoder.prefix_width)
+            model = measured_anew(model, reduced)
             model.save(transaction)
             transaction.keep("backbone")
-            state = model.state()
-            return transaction.commit(kind="forget", record=_summary(state, forgotten=list(names)))
+            return transaction.commit(kind="forget", record=_summary(model.state(), forgotten=names))
 
     def rollback(self, number: int | None = None) -> Version:
         """Put an earlier version in force: the given one, else the parent of the one in force."""
@@ -435,16 +468,20 @@ class Learner:
         rank = {source: i for i, source in reversed(list(enumerate(map(Path, sources))))}
         places = [min(rank.get(p, len(rank)) for p in (q.path, *q.path.parents)) for q in folder.pictures]
         pictures = [p for _, p in sorted(zip(places, folder.pictures, strict=True), key=lambda pair: pair[0])]
-        answers: list[Answer] = []
+        answers, skipped = list[Answer](), list(folder.skipped)
         for start in range(0, len(pictures), DECODE_AT_ONCE):
             part = pictures[start : start + DECODE_AT_ONCE]
-            pixels = decode(part, recogniser.backend.preprocess, copies=False).pixels
-            found = recogniser.predict(pixels, top=top)
-            answers += (Answer(p.path, a) for p, a in zip(part, found, strict=True))
-        return Answers(answers, skipped_json(folder))
+            decoded = decode(part, recogniser.backend.preprocess, copies=False, skipped=skipped)
+            found = recogniser.predict(decoded.pixels, top=top)
+            answers += (Answer(p.path, a) for p, a in zip(decoded.pictures, found, strict=True))
+        return Answers(answers, skipped_json(skipped))
 
     def watch(self, source: str, *, every_s: float = 1.0, top: int = 5, rule: str = "routed") -> Iterator[Answer]:
-        """Answer for frames of a video file or camera, one in every `every_s` seconds, until it ends."""
+        """Answer for frames of a video file or camera, one in every `every_s` seconds, until it ends.
+
+        Raises:
+            EdgeClError: see `edge_cl.video.frames`; a camera that gives no more frames is one case.
+        """
         from edge_cl.video import frames
 
         recogniser = self.recogniser(rule)
@@ -487,16 +524,43 @@ def _device(name: str) -> Any:
     return torch.device(name)
 
 
-def _job_key(parent: Version, intake: Intake, config: LearnConfig, encoder: Encoder) -> dict[str, Any]:
-    """Name all that the result of a learn depends on; what encodes is part, so that no learn mixes two runtimes."""
+def _named(text: str, what: str) -> str:
+    """Return the name of a class or task that a user's text stands for, or raise UsageError."""
+    from edge_cl.pictures import class_name, class_name_fault
+
+    if fault := class_name_fault(text):
+        raise UsageError(f"{text!r} cannot name a {what}: {fault}.", mend="Choose another name.")
+    return class_name(text)
+
+
+def _job(
+    parent: int | None,
+    folder: PictureFolder,
+    negatives: PictureFolder | None,
+    config: LearnConfig,
+    task: str | None,
+) -> str:
+    """Return a digest of what a learn was asked to do, and from which version it began; not of what it may cost."""
+    asked = {
+        "parent": parent,
+        "config": {name: value for name, value in config.to_json().items() if name != "max_forgetting"},
+        "task": task,
+        "pictures": [[p.label, p.sha256] for p in folder.pictures],
+        "negatives": [p.sha256 for p in negatives.pictures] if negatives else [],
+    }
+    return hashlib.sha256(canonical_json(asked)).hexdigest()
+
+
+def _means(parent: Version, encoder: Encoder) -> dict[str, Any]:
+    """Name all else that the result of a learn depends on, so that none goes on with other means than it began with."""
+    import torch
+
     return {
-        "parent": parent.number,
         "state": parent.objects["state"].sha256,
-        "config": config.to_json(),
         "device": str(encoder.device),
         "compiled": encoder.graphs and encoder.graphs.digest,
-        "pictures": [[p.label, p.sha256] for p in (*intake.train, *intake.hold_out)],
-        "negatives": [p.sha256 for p in intake.negatives.pictures] if intake.negatives else [],
+        "edge_cl": edge_cl_version(),
+        "torch": torch.__version__,
     }
 
 
@@ -517,6 +581,23 @@ def _snapshot(version: Version, model: Model, encoder: Encoder) -> Snapshot:
     from edge_cl.export.exporter import Snapshot
 
     return Snapshot(model, encoder.backbone, version.objects["backbone"].sha256, version.number)
+
+
+def _exported_after(
+    version: Version, model: Model, encoder: Encoder, out: str | Path, progress: Progress, store: Path
+) -> dict[str, Any]:
+    """Bring a bundle up to date with a version that has just been learned."""
+    from edge_cl.export.bundle import BundleError
+
+    progress("export", 0, 1)  # half a minute where the graphs are still to be made
+    try:
+        done = _exported(_snapshot(version, model, encoder), out, None, None, None, lambda text: None)
+    except EdgeClError as error:
+        kept = f"The classes are learned: version {version.number} of {store} is in force."
+        mend = f"{error.mend} Then: edge-cl export {out} --store {store}"
+        raise BundleError(*error.faults, kept, mend=mend.strip()) from error
+    progress("export", 1, 1)
+    return {"path": str(out), **done}
 
 
 def _exported(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -150,7 +151,7 @@ def _with_new_classes(model: Model, intake: Intake, task_name: str | None) -> tu
     classes = tuple(
         KnownClass(model.next_class + i, name, task, train.count(name)) for i, name in enumerate(intake.new)
     )
-    names = {**model.task_names, task: task_name or f"task-{task + 1}"}
+    names = {**model.task_names, task: _unused(task_name or f"task-{task + 1}", set(model.task_names.values()))}
     return (
         replace(
             model,
@@ -160,6 +161,12 @@ def _with_new_classes(model: Model, intake: Intake, task_name: str | None) -> tu
         ),
         task,
     )
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """Return a task's name, with a number behind it where another task has it: reports tell tasks by their names."""
+    names = (f"{name} ({i})" if i > 1 else name for i in count(1))
+    return next(name for name in names if name not in taken)
 
 
 def _sources(model: Model, encoder: Encoder, intake: Intake, task: int) -> tuple[Source, Source]:

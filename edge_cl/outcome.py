@@ -39,7 +39,7 @@ def measure_outcome(
         updated_classes=list(intake.known),
         known_classes=[c.name for c in new.classes],
         images=len(intake.folder.pictures),
-        skipped=[*skipped_json(intake.folder), *(skipped_json(intake.negatives) if intake.negatives else [])],
+        skipped=skipped_json([*intake.folder.skipped, *(intake.negatives.skipped if intake.negatives else ())]),
         epochs=learned.epochs,
         runtime=learned.runtime,
         seconds={stage: round(seconds.get(stage, 0.0), 3) for stage in STAGES},
@@ -71,6 +71,16 @@ def measure_outcome(
         },
     )
     return new, report
+
+
+def measured_anew(model: Model, tasks: set[int]) -> Model:
+    """Return the model with what some tasks were worth before struck from its history: they had other classes then.
+
+    What they are worth now takes the place of the latest, so that a later learn is not blamed for the difference.
+    """
+    now = {t: a for t, a in assess(model).per_task.items() if t in tasks}
+    rows = [{t: a for t, a in row.items() if t not in now} for row in model.history]
+    return replace(model, history=(*rows[:-1], {**rows[-1], **now}) if rows else ())
 
 
 def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:

@@ -22,6 +22,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from edge_cl.checkpoint import discard, size_of, unfinished
 from edge_cl.durable import make_directory, replace_bytes, replacing, sync_directory
 from edge_cl.errors import StoreError, did_you_mean
 from edge_cl.version import (
@@ -94,7 +95,7 @@ class Store:
                     fill(transaction)
                 transaction.commit(kind="init", record=record)
             with store._explained():
-                replace_bytes(store._format_file, pretty({"format": format, "edge_cl": _edge_cl_version()}))
+                replace_bytes(store._format_file, pretty({"format": format, "edge_cl": edge_cl_version()}))
         return store
 
     @classmethod
@@ -116,8 +117,10 @@ class Store:
 
     @classmethod
     def exists(cls, path: str | Path) -> bool:
-        """Return whether there is a whole store in a directory."""
-        return cls(Path(path))._format_file.is_file()
+        """Return whether there is a whole store in a directory. Raises StoreError: that cannot be told."""
+        store = cls(Path(path))
+        with store._readable():
+            return store._format_file.is_file()
 
     @property
     def work(self) -> Path:
@@ -220,9 +223,10 @@ class Store:
                 yield transaction
 
     def prune(self, keep: int | None = None, *, dry_run: bool = False) -> Pruned:
-        """Delete old versions, and the objects that no version is left to refer to.
+        """Delete old versions, the objects that no version is left to refer to, and what interrupted learns left.
 
-        The version in force stays, the newest, and, if more than one is to be kept, the one that a rollback leads to.
+        The version in force stays, the newest, and, if more than one is to be kept, the one that a rollback leads to,
+        and what a learn needs to go on where it was interrupted.
 
         Args:
             keep: how many of the newest versions stay, at least 1; None: all.
@@ -250,7 +254,11 @@ class Store:
             needed = {ref.sha256 for version in left for ref in version.objects.values()}
             files = [path for path in (self.path / "objects").glob("*/*") if path.is_file() or path.is_symlink()]
             unneeded = [path for path in files if path.name not in needed]
-            pruned = Pruned(gone, sum(path.lstat().st_size for path in unneeded))
+            begun = [
+                path for path in unfinished(self.work) if keep == 1 or path not in unfinished(self.work, head.number)
+            ]
+            freed = sum(path.lstat().st_size for path in unneeded) + sum(map(size_of, begun))
+            pruned = Pruned(gone, freed)
             if not dry_run:
                 sync_directory(self.path)  # a writer that was killed may have moved HEAD without syncing its name
                 for number in gone:
@@ -258,13 +266,14 @@ class Store:
                 sync_directory(self.path / "versions")  # a version whose objects are gone must not come back
                 for path in unneeded:
                     path.unlink()
+                discard(begun)
             return pruned
 
     def _check_vacant(self) -> None:
         """Refuse a path at which no store can be created."""
-        if self.path.exists() and not self.path.is_dir():
-            raise StoreError(f"{self.path} is a file, not a directory.", mend="Name another with --store DIR.")
-        with self._explained():
+        with self._readable():
+            if self.path.exists() and not self.path.is_dir():
+                raise StoreError(f"{self.path} is a file, not a directory.", mend="Name another with --store DIR.")
             names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
         if "format.json" in names:
             raise StoreError(
@@ -279,18 +288,17 @@ class Store:
 
     def _check_format(self) -> None:
         make = f"Make one: edge-cl init --store {shlex.quote(str(self.path))} (`edge-cl learn` does it too)."
-        if not self.path.exists():
-            raise StoreError(f"There is no store at {self.path}.", mend=make)
-        if not self.path.is_dir():
-            raise StoreError(f"{self.path} is a file, not a store.", mend="Name another with --store DIR.")
         try:
-            number = json.loads(self._format_file.read_bytes())["format"]
+            with self._readable():
+                if not self.path.exists():
+                    raise StoreError(f"There is no store at {self.path}.", mend=make)
+                if not self.path.is_dir():
+                    raise StoreError(f"{self.path} is a file, not a store.", mend="Name another with --store DIR.")
+                if not self._format_file.exists():
+                    raise StoreError(f"{self.path} is not a store: it has no format.json.", mend=make)
+                number = json.loads(self._format_file.read_bytes())["format"]
             if type(number) is not int or number < 1:
                 raise ValueError(f"format {number!r}")
-        except FileNotFoundError:
-            raise StoreError(f"{self.path} is not a store: it has no format.json.", mend=make) from None
-        except OSError as error:
-            raise StoreError(f"{self.path} cannot be read: {error}.", mend="Check its permissions.") from None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(
                 f"{self._format_file} is damaged: {error}.", mend="Restore it from a copy of the store."
@@ -337,9 +345,15 @@ class Store:
     def _head(self) -> Version:
         try:
             number = self._head_number()
+            while True:
+                try:
+                    return self._load(number)
+                except ValueError:  # a writer may have moved HEAD since, and deleted that version
+                    before, number = number, self._head_number()
+                    if number == before:
+                        raise
         except ValueError as error:
             raise StoreError(f"{error}.", mend=self._way_on()) from None
-        return self.version(number)
 
     def _load(self, number: int) -> Version:
         """Return one version, or raise ValueError saying what is wrong with it."""
@@ -388,13 +402,22 @@ class Store:
         return StoreError(f"Object {name!r} of version {version.number}: {fault}.", mend=self._way_on())
 
     @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be read: {error}.", mend="Check its permissions.") from None
+
+    @contextmanager
     def _explained(self) -> Iterator[None]:
         """Turn what the operating system says into a StoreError with a way on."""
         try:
             yield
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            prune = " (edge-cl prune deletes old versions)" if self._format_file.exists() else ""
+            full, known = error.errno in (errno.ENOSPC, errno.EDQUOT), False
+            with suppress(OSError):
+                known = self._format_file.exists()
+            prune = " (edge-cl prune deletes old versions)" if known else ""
             mend = f"Free some space{prune}" if full else "Mend the cause"
             raise StoreError(
                 f"The store {self.path} could not be written: {error}.",
@@ -590,7 +613,8 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _edge_cl_version() -> str:
+def edge_cl_version() -> str:
+    """Return the version of this edge-cl."""
     try:
         return metadata.version("edge-cl")
     except metadata.PackageNotFoundError:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_store import CRASHES, cut_power, flip, no_fsync  # noqa: F401 (an autouse fixture)
 
-from edge_cl.checkpoint import Checkpoint
+from edge_cl.checkpoint import Checkpoint, discard, size_of, unfinished
 from edge_cl.errors import StoreError
 from edge_cl.version import JsonObject
 
@@ -69,12 +69,27 @@ def test_another_key_discards(tmp_path: Path, key: JsonObject) -> None:
 
 def test_discard(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path, KEY)
-    checkpoint.discard()
+    discard([checkpoint.directory])
     save(tmp_path, 1)
-    checkpoint.discard()
+    discard(unfinished(tmp_path))
     assert list(tmp_path.iterdir()) == []
     save(tmp_path, 2)
     assert "train" in checkpoint
+
+
+def test_what_an_interrupted_job_left_is_told_by_the_version_that_it_began_from(tmp_path: Path) -> None:
+    """An emptied checkpoint, whose job is committed but not all done, counts; another job's goes when one begins."""
+    former = tmp_path / ("0" * 64)  # as earlier releases named it
+    former.mkdir()
+    (tmp_path / "000002-notes").mkdir()
+    assert unfinished(tmp_path) == [former] and unfinished(tmp_path, 2) == []
+    checkpoint = Checkpoint(tmp_path, KEY, 2)
+    assert unfinished(tmp_path) == []
+    checkpoint.save("train", TENSORS)
+    assert size_of(checkpoint.directory) > sum(tensor.nbytes for tensor in TENSORS.values())
+    checkpoint.empty()
+    assert "train" not in checkpoint and size_of(checkpoint.directory) == 0
+    assert unfinished(tmp_path, 2) == [checkpoint.directory] and unfinished(tmp_path, 3) == []
 
 
 @pytest.mark.parametrize(

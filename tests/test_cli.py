@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -383,6 +384,21 @@ def test_bad_usage(made: Path, store: Path, tmp_path: Path, args: list[str]) -> 
     assert Store.open(store).head == before
     assert not (tmp_path / "none").exists()
     assert not (tmp_path / "edge_cl_store").exists()
+
+
+def test_an_interrupted_learn_says_how_it_goes_on(made: Path, store: Path) -> None:
+    command = [sys.executable, "-m", "edge_cl.cli", "learn", "--new-classes", made / "second", "--store", store]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("compute"):
+                process.send_signal(signal.SIGINT)
+                break
+        said = process.stderr.read()
+    assert (process.returncode, said.splitlines()[-1]) == (
+        130,
+        "Interrupted. The same command goes on where it was.",
+    )
 
 
 FAILURES: dict[str, tuple[list[str], str, str]] = {

@@ -19,6 +19,7 @@ from two_tasks import EVERY, FIRST, SECOND, TASKS, THIRD, model, predictions, wo
 
 from edge_cl import LearnConfig, Learner
 from edge_cl.adaptation import SCHEDULES, Adapted, Job
+from edge_cl.assessment import assess
 from edge_cl.budget import Work
 from edge_cl.decoded import decode
 from edge_cl.errors import EdgeClError, FolderError, StoreError, UsageError
@@ -206,6 +207,54 @@ def test_a_seed_gives_the_same_bits(taught: Learner, tmp_path: Path) -> None:
     assert found[0]["base"] == found[2]["base"]
 
 
+def test_tasks_of_one_name_are_told_apart(taught: Learner, tmp_path: Path) -> None:
+    """A matrix by name would show one of them alone."""
+    learner, names = copied(taught, tmp_path / "store"), ["task-4", None, "task-4", "task-4"]
+    told = []
+    for k, name in enumerate(names):
+        folder = write_looks(tmp_path / f"more {k}", TASKS[2 + k])
+        report = learner.learn(folder, replace(CONFIG, method="prototype"), task=name)
+        told.append(report.task)
+    assert told == ["task-4", "task-4 (2)", "task-4 (3)", "task-4 (4)"]
+    assert list(report.accuracy_matrix[-1]) == ["task-1", "task-2", *told]
+
+
+@pytest.mark.parametrize("name", ["", " ", "\udcff", "a\nb", "n" * 201])
+def test_a_bad_name_of_a_task_is_refused_before_work(taught: Learner, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a task"):
+        taught.learn("nowhere", CONFIG, task=name)
+
+
+def test_a_seed_too_large_to_seed_generators_is_refused() -> None:
+    replace(CONFIG, seed=2**53 - 1)
+    with pytest.raises(UsageError, match="seed must be less than 9007199254740992"):
+        replace(CONFIG, seed=2**53)
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_pictures_that_go_away_while_they_are_looked_at_are_skipped(
+    taught: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """A ring of frames on disk, whose oldest are overwritten meanwhile."""
+    folder = write_looks(tmp_path / "ring", FIRST, 3, first=50)
+    gone = sorted(folder.rglob("*.png"))[1]
+    recogniser = Learner.recogniser
+
+    def late(self: Learner, rule: str = "routed") -> Any:
+        gone.unlink(missing_ok=True)
+        return recogniser(self, rule)
+
+    monkeypatch.setattr(Learner, "recogniser", late)
+    reason = {"path": str(gone), "why": "missing, or a link to nothing"}
+    if verb == "predict":
+        found = taught.predict(folder)
+        assert [a.source for a in found.answers] == sorted(folder.rglob("*.png"))
+        assert found.skipped == [reason]
+    else:
+        result = taught.evaluate(folder)
+        assert (result["images"], result["skipped"]) == (5, [reason])
+
+
 def test_negative_seed_works_or_is_refused_as_bad_usage(taught: Learner, tmp_path: Path) -> None:
     learner = copied(taught, tmp_path / "store")
     pictures = write_looks(tmp_path / "third", THIRD)
@@ -319,6 +368,7 @@ BAD_NAMES = {
     "taken, with blanks": ("9-first", " 8-first ", EdgeClError, "There is a class '8-first' already"),
     "empty": ("9-first", "", UsageError, "blank"),
     "blank": ("9-first", "  ", UsageError, "blank"),
+    "not UTF-8": ("9-first", "\udcff", UsageError, "not UTF-8"),
     "long": ("9-first", "n" * 201, UsageError, "longer than 200 characters"),
     "stranger": ("9-frist", "x", EdgeClError, r"no class '9-frist'\. Known: 9-first"),
 }
@@ -387,6 +437,28 @@ def test_everything_can_be_forgotten_and_learned_again(learner: Learner, tmp_pat
     learner.learn(write_looks(tmp_path / "again", FIRST | SECOND), CONFIG)
     assert sorted(ids(learner).values()) == [4, 5, 6, 7]
     assert learner.evaluate(fresh / "two")["accuracy"] >= 0.9
+
+
+def test_what_forget_costs_is_not_laid_on_the_next_learn(learner: Learner, tmp_path: Path) -> None:
+    """The task that lost a class is measured anew by what is left of it; a learn of nothing harmful forgets nothing."""
+    name = next(iter(FIRST))
+    learner.forget([name])
+    kept = model(learner)
+    now = assess(kept).per_task
+    assert [0 in row for row in kept.history] == [False, True]
+    assert kept.history[-1] == {0: now[0], 1: kept.history[-1][1]}
+    report = learner.learn(write_looks(tmp_path / "third", THIRD), replace(CONFIG, method="prototype"))
+    rows, after = model(learner).history, report.accuracy_matrix[-1]
+    lost = [max(row.get(t, 0.0) for row in rows) - after[f"task-{t + 1}"] for t in (0, 1)]
+    assert report.forgetting == pytest.approx(sum(lost) / 2)
+
+
+def test_names_of_classes_may_be_typed_decomposed(learner: Learner, tmp_path: Path) -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    learner.learn(write_looks(tmp_path / "third", {apart: 3, "tea": 4}), replace(CONFIG, method="prototype"))
+    learner.rename(apart, "na\u0308me")
+    assert "n\u00e4me" in ids(learner) and composed not in ids(learner)
+    assert learner.forget(["na\u0308me"]).record["forgotten"] == ["n\u00e4me"]
 
 
 def test_unknown_classes_are_all_named(learner: Learner) -> None:

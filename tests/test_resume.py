@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from small import CONFIG, copied, hashes, picture, write_looks
-from two_tasks import THIRD, work
+from two_tasks import FIRST, SECOND, THIRD, work
 
 from edge_cl import LearnConfig, Learner
+from edge_cl.checkpoint import Checkpoint
+from edge_cl.errors import EdgeClError, FolderError
+from edge_cl.export.bundle import read_manifest
 
 
 class Interruption(BaseException):
@@ -57,6 +61,80 @@ def test_interrupted_learn_resumes(
     assert [done for name, done in steps if name == stage] == redone
     assert hashes(again.store.head) == hashes(whole.store.head)
     assert work(again) == []
+
+
+def pictures_of(learner: Learner) -> dict[str, int]:
+    return {c["name"]: c["pictures"] for c in learner.classes()}
+
+
+@pytest.mark.parametrize("update", [False, True], ids=["new classes", "more pictures of known ones"])
+@pytest.mark.parametrize("moment", ["commit", "export"])
+def test_a_learn_cut_off_after_its_commit_is_not_learned_twice(
+    taught: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, update: bool
+) -> None:
+    pictures = write_looks(tmp_path / "pictures", SECOND if update else THIRD, first=500)
+    learner, bundle = copied(taught, tmp_path / "store"), tmp_path / "bundle"
+    learn = partial(learner.learn, pictures, CONFIG, update=update, export=bundle)
+    with pytest.raises(Interruption), monkeypatch.context() as patch:
+        if moment == "commit":
+            patch.setattr(Checkpoint, "empty", raise_interruption)
+        learn(progress=interrupt("export", 0))
+    committed, counts = learner.store.head, pictures_of(learner)
+    assert committed.parent == taught.store.head.number
+    assert not (bundle / "manifest.json").exists()
+
+    report = learn()
+    assert learner.store.head == committed and pictures_of(learner) == counts
+    assert report.version == committed.number and report.export is not None
+    assert f"Version {committed.number} has learned these very pictures already" in report.notes[-1]
+    assert read_manifest(bundle).version == committed.number
+    assert work(learner) == []
+
+
+def raise_interruption(_: Checkpoint) -> None:
+    raise Interruption
+
+
+def test_a_learn_that_is_done_is_refused_or_changes_nothing(taught: Learner, tmp_path: Path) -> None:
+    learner, pictures = copied(taught, tmp_path / "store"), write_looks(tmp_path / "third", THIRD)
+    learner.learn(pictures, CONFIG)
+    done = learner.store.head
+    with pytest.raises(FolderError, match="already known"):
+        learner.learn(pictures, CONFIG)
+    learner.learn(pictures, CONFIG, update=True)
+    assert learner.store.head == done
+    other = replace(CONFIG, seed=CONFIG.seed + 1)  # asked for anew
+    assert learner.learn(pictures, other, update=True).version == done.number + 1
+
+
+def test_a_refused_learn_goes_on_with_another_limit(taught: Learner, tmp_path: Path) -> None:
+    learner, pictures = copied(taught, tmp_path / "store"), write_looks(tmp_path / "third", THIRD)
+    with pytest.raises(EdgeClError, match="would cost the old ones"):
+        learner.learn(pictures, replace(CONFIG, max_forgetting=-101.0))
+    steps: list[str] = []
+    learner.learn(pictures, CONFIG, progress=lambda name, done, total: steps.append(name))
+    assert "train" not in steps and "prefix" not in steps
+
+
+def test_prune_leaves_what_an_interrupted_learn_goes_on_with(taught: Learner, tmp_path: Path) -> None:
+    """Features of single pictures go with the last way to go on: with a newer version, or where nothing old stays."""
+    learner, pictures = copied(taught, tmp_path / "store"), write_looks(tmp_path / "third", THIRD)
+
+    def cut() -> None:
+        with pytest.raises(Interruption):
+            learner.learn(pictures, CONFIG, progress=interrupt("head", 2))
+        assert work(learner)
+
+    cut()
+    learner.prune(2)
+    assert work(learner)
+    learner.rename(next(iter(FIRST)), "renamed")  # now the learn would begin anew
+    held = sum(path.stat().st_size for path in work(learner) if path.is_file())
+    assert 0 < held <= learner.prune(9, dry_run=True).freed_bytes == learner.prune(9).freed_bytes
+    assert work(learner) == []
+    cut()
+    learner.prune(1)
+    assert work(learner) == []
 
 
 CHANGES: dict[str, Callable[[Path], LearnConfig]] = {

@@ -322,7 +322,7 @@ def test_tensors_survive_exactly(tmp_path: Path, tensor: np.ndarray) -> None:
 
 def test_golden_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "_now", lambda: "2025-01-02T03:04:05+00:00")
-    monkeypatch.setattr(store_module, "_edge_cl_version", lambda: "0.1.0")
+    monkeypatch.setattr(store_module, "edge_cl_version", lambda: "0.1.0")
     store = Store.create(
         tmp_path / "store",
         record={"task": "é"},
@@ -494,6 +494,40 @@ def test_a_reader_of_a_version_that_was_deleted_is_told_so(tmp_path: Path) -> No
     with pytest.raises(StoreError, match="Version 0 was deleted meanwhile") as caught:
         store.read_json(old, "classes.json")
     assert caught.value.mend == "Run the same command again."
+
+
+def test_a_reader_overtaken_by_a_writer_reads_the_new_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its look at HEAD and at the version, another process commits one and deletes the old."""
+    store = create(tmp_path / "store")
+    load, overtaken = Store._load, list[int]()
+
+    def late(self: Store, number: int) -> Version:
+        if not overtaken:
+            overtaken.append(number)
+            with monkeypatch.context() as patch:
+                patch.setattr(Store, "_load", load)
+                commit(store.path)
+                store.prune(1)
+        return load(self, number)
+
+    monkeypatch.setattr(Store, "_load", late)
+    assert (store.head.number, overtaken) == (1, [0])
+    (store.path / "versions" / "000001.json").unlink()
+    with pytest.raises(StoreError, match="Version 1 does not exist"):
+        _ = store.head
+
+
+@pytest.mark.parametrize("attempt", [Store.open, Store.exists, create], ids=["open", "exists", "create"])
+def test_a_path_that_may_not_be_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempt: Callable[[Path], object]
+) -> None:
+    def refuse(path: Path, **_: bool) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="Permission denied") as caught:
+        patch.setattr(Path, "stat", refuse)
+        attempt(tmp_path / "store")
+    assert caught.value.mend == "Check its permissions."
 
 
 def test_a_version_that_cannot_be_looked_at_is_not_called_deleted(
