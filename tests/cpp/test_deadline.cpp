@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstdint>
+#include <limits>
 #include <thread>
 #include <vector>
 
@@ -55,6 +57,14 @@ TEST(Deadline, IsPastWhenItsTimeIsOver) {
     EXPECT_FALSE(Deadline{}.is_past());
     EXPECT_FALSE(Deadline::in(milliseconds(60000)).is_past());
     EXPECT_TRUE(Deadline{Clock::now()}.is_past());
+}
+
+TEST(Deadline, IsNoneWhereTheClockCannotCountSoFar) {
+    for (const std::int64_t time : {std::int64_t{9300000000000}, std::numeric_limits<std::int64_t>::max()}) {
+        EXPECT_FALSE(Deadline::in(milliseconds(time)).is_set()) << time;
+        EXPECT_FALSE(Deadline::in(milliseconds(time)).is_past()) << time;
+    }
+    EXPECT_TRUE(Deadline::in(std::chrono::hours(24 * 365)).is_set());
 }
 
 }  // namespace

@@ -14,8 +14,11 @@ using Clock = std::chrono::steady_clock;
 struct Deadline {
     Clock::time_point at = Clock::time_point::max();
 
+    /// The moment after so much time; none for no time, and for more than the clock can count.
     static Deadline in(std::chrono::milliseconds time) {
-        return time.count() > 0 ? Deadline{Clock::now() + time} : Deadline{};
+        const Clock::time_point now = Clock::now();
+        const auto most = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::time_point::max() - now);
+        return time.count() > 0 && time < most ? Deadline{now + time} : Deadline{};
     }
     bool is_set() const { return at != Clock::time_point::max(); }
     bool is_past() const { return is_set() && Clock::now() >= at; }
