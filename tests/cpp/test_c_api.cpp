@@ -43,6 +43,9 @@ TEST(CApi, AnswersAndReloads) {
     EXPECT_EQ(edge_cl_reload(classifier, &changed), EDGE_CL_OK);
     EXPECT_EQ(changed, 0);
     EXPECT_EQ(edge_cl_reload(classifier, nullptr), EDGE_CL_OK);
+    EXPECT_EQ(edge_cl_predict(classifier, nullptr, 2, predictions), EDGE_CL_BAD_OPTION);
+    EXPECT_EQ(edge_cl_predictions_count(predictions), 0U);
+    ASSERT_EQ(edge_cl_predict(classifier, frames, 2, predictions), EDGE_CL_OK);
     frames[1].width = 41;
     EXPECT_EQ(edge_cl_predict(classifier, frames, 2, predictions), EDGE_CL_BAD_FRAME);
     EXPECT_NE(std::string(edge_cl_last_error()).find("needs 4920"), std::string::npos) << edge_cl_last_error();

@@ -133,9 +133,9 @@ void edge_cl_predictions_free(edge_cl_predictions* predictions) { delete predict
 int edge_cl_predict(const edge_cl_classifier* classifier, const edge_cl_frame* frames, size_t count,
                     edge_cl_predictions* out) {
     return guarded([&] {
+        if (out != nullptr) out->count = 0;
         if (classifier == nullptr || out == nullptr || (frames == nullptr && count > 0))
             return fail(edge_cl::Code::bad_option, "edge_cl_predict needs a classifier, frames and predictions.");
-        out->count = 0;
         if (out->frames.size() < count) out->frames.resize(count);
         if (out->answers.size() < count) out->answers.resize(count);
         const char* place = reinterpret_cast<const char*>(frames);

@@ -98,7 +98,7 @@ EDGE_CL_API void edge_cl_predictions_free(edge_cl_predictions* predictions);
 EDGE_CL_API int edge_cl_predict(const edge_cl_classifier* classifier, const edge_cl_frame* frames, size_t count,
                                 edge_cl_predictions* out);
 
-/* The answers of the last call that succeeded. Texts are valid until the next call with these predictions.
+/* The answers of the last call; none if it failed. Texts are valid until the next call with these predictions.
  * An index that is too large gives NULL or 0. */
 EDGE_CL_API size_t edge_cl_predictions_count(const edge_cl_predictions* predictions);
 EDGE_CL_API const char* edge_cl_label(const edge_cl_predictions* predictions, size_t frame);
