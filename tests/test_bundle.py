@@ -149,6 +149,7 @@ FORGED: dict[str, tuple[Damage, str]] = {
     ),
     "branch of one class twice": (tensors("branch/1", classes=lambda v: v[[0, 0, 1]]), "it speaks of classes that are"),
     "branch of temperature zero": (tensors("branch/1", share=lambda v: v * [1, 0]), "its temperature 0.0."),
+    "branch of a share beyond one": (tensors("branch/1", share=lambda v: v * [0, 1] + [5, 0]), "its share is 5.0, its"),
     "exit of temperature zero": (tensors("exit", fit=lambda v: v * [0, 1, 1]), "its temperature is 0.0, its con"),
     "exit without what was fitted": (tensors("exit", fit=None), "fit is missing, or not of 1 dimensions."),
     "exit over other features": (tensors("exit", weight=lambda v: v[:, :-1]), ": weight is "),

@@ -13,7 +13,7 @@ import PIL
 import pytest
 from cpp import golden
 from cpp.c_api import CApiError, CClassifier, Library, frame
-from forgeries import nan, tensors
+from forgeries import nan, say, tensors
 from safetensors.numpy import load_file
 from small import new_learner, write_looks
 
@@ -187,6 +187,12 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "short head": lambda b: next(b.glob("head-*")).write_bytes(next(b.glob("head-*")).read_bytes()[:-1]),
     "altered head": lambda b: next(b.glob("head-*")).write_bytes(bytes(next(b.glob("head-*")).stat().st_size)),
     "linked head": lambda b: next(b.glob("head-*")).rename(b / "h") and (b / "x").symlink_to(b / "h"),
+    "huge rank": say("shape", "r", value=1 << 19),
+    "class of a negative task": say("classes", "0", "task", value=-1),
+    "two classes of a name": say("classes", "1", "name", value="green"),
+    "no weights": say("files", "weights", value=...),
+    "huge input": say("backbone", "preprocess", "image_size", value=(1 << 12) + 1),
+    "share beyond one": tensors("branch/1", share=lambda v: v * [0, 1] + np.float32([5, 0])),
     "matrix without scales": tensors("head", weight_scale=None),
     "matrix of fewer scales": tensors("branch/1", weight_scale=lambda v: v[:, :-1]),
     "matrix of another width": tensors("head", basis=lambda v: v[:, :-1]),

@@ -92,38 +92,46 @@ void forge(const std::string& bundle, const std::string& role, void (*change)(Fo
     test::write_text(bundle + "/" + kManifest, manifest.dump());
 }
 
-TEST(Bundle, RefusesForgedExits) {
-    const std::pair<void (*)(Forgery&), const char*> bad[] = {
-        {[](Forgery& f) { f.header["bias"].swap(f.header["centre"]); }, ": bias has 32 along axis 0, not 6."},
-        {[](Forgery& f) { f.header["weight"]["shape"] = {3, 32}; }, ": weight has 3 along axis 0, not 6."},
-        {[](Forgery& f) { f.header["bias"]["shape"] = {2, 3}; }, ": bias is missing, or not of 1 dimensions."},
-        {[](Forgery& f) { f.header["gain"]["shape"] = {31, 1}; }, ": gain is missing, or not of 1 dimensions."},
-        {[](Forgery& f) { f.header["fits"] = f.header["fit"], f.header.erase("fit"); }, ": fit is missing, or not"},
-        {[](Forgery& f) { f.header["fit"]["dtype"] = "I32"; }, ": fit is I32, not F32 or F16."},
-        {[](Forgery& f) { f.header["fit"]["dtype"] = "F64"; }, " cannot be read. "},
-        {[](Forgery& f) { f.set("centre", 1, std::nanf("")); }, ": centre holds values that are not finite."},
-        {[](Forgery& f) { f.set("weight_scale", 0, std::nanf("")); }, ": weight_scale holds values that are not finite."},
-        {[](Forgery& f) { f.set("fit", 0, 0); }, ": its temperature or confidence is not positive."},
-        {[](Forgery& f) { f.set("fit", 1, std::numeric_limits<float>::infinity()); }, ": fit holds values that are not"},
-        {[](Forgery& f) { f.set("fit", 2, std::nanf("")); }, ": fit holds values that are not finite."},
-        {[](Forgery& f) { f.set("fit", 2, -1); }, ": its temperature or confidence is not positive."},
-        {[](Forgery& f) { f.set("variance", 0, 0); }, ": its variance is not positive."},
-        {[](Forgery& f) { f.data.pop_back(); }, " cannot be read. "},
+TEST(Bundle, RefusesForgedTensors) {
+    struct Bad {
+        const char* role;
+        void (*change)(Forgery&);
+        const char* why;
     };
-    for (const auto& [change, why] : bad) {
+    const Bad bad[] = {
+        {"exit", [](Forgery& f) { f.header["bias"].swap(f.header["centre"]); }, ": bias has 32 along axis 0, not 6."},
+        {"exit", [](Forgery& f) { f.header["weight"]["shape"] = {3, 32}; }, ": weight has 3 along axis 0, not 6."},
+        {"exit", [](Forgery& f) { f.header["bias"]["shape"] = {2, 3}; }, ": bias is missing, or not of 1 dimensions."},
+        {"exit", [](Forgery& f) { f.header["gain"]["shape"] = {31, 1}; }, ": gain is missing, or not of 1 dimensions."},
+        {"exit", [](Forgery& f) { f.header["fits"] = f.header["fit"], f.header.erase("fit"); }, ": fit is missing, or"},
+        {"exit", [](Forgery& f) { f.header["fit"]["dtype"] = "I32"; }, ": fit is I32, not F32 or F16."},
+        {"exit", [](Forgery& f) { f.header["fit"]["dtype"] = "F64"; }, " cannot be read. "},
+        {"exit", [](Forgery& f) { f.set("centre", 1, std::nanf("")); }, ": centre holds values that are not finite."},
+        {"exit", [](Forgery& f) { f.set("weight_scale", 0, std::nanf("")); }, ": weight_scale holds values that are not"},
+        {"exit", [](Forgery& f) { f.set("fit", 0, 0); }, ": its temperature or confidence is not positive."},
+        {"exit", [](Forgery& f) { f.set("fit", 1, std::numeric_limits<float>::infinity()); }, ": fit holds values"},
+        {"exit", [](Forgery& f) { f.set("fit", 2, std::nanf("")); }, ": fit holds values that are not finite."},
+        {"exit", [](Forgery& f) { f.set("fit", 2, -1); }, ": its temperature or confidence is not positive."},
+        {"exit", [](Forgery& f) { f.set("variance", 0, 0); }, ": its variance is not positive."},
+        {"exit", [](Forgery& f) { f.data.pop_back(); }, " cannot be read. "},
+        {"branch/1", [](Forgery& f) { f.set("share", 0, 5); }, ": its share is not from 0 to 1, or its temperature"},
+        {"branch/1", [](Forgery& f) { f.set("share", 0, -1); }, ": its share is not from 0 to 1, or its temperature"},
+        {"branch/1", [](Forgery& f) { f.set("share", 1, 0); }, ": its share is not from 0 to 1, or its temperature"},
+    };
+    for (const auto& [role, change, why] : bad) {
         const test::Scratch scratch;
         const std::string copy = scratch.bundle("bundle-shared");
-        forge(copy, "exit", [](Forgery&) {});
+        forge(copy, role, [](Forgery&) {});
         const Result<Bundle> same = Bundle::open(copy);
         ASSERT_TRUE(same) << same.error().message();
         ASSERT_TRUE(same->head());
-        forge(copy, "exit", change);
+        forge(copy, role, change);
         const Result<Bundle> bundle = Bundle::open(copy);
         ASSERT_TRUE(bundle) << bundle.error().message();
         const Result<Head> head = bundle->head();
         ASSERT_FALSE(head) << why;
         EXPECT_EQ(head.error().code, Code::bad_bundle);
-        EXPECT_NE(head.error().what.find(path_of(copy, "exit") + why), std::string::npos) << head.error().what;
+        EXPECT_NE(head.error().what.find(path_of(copy, role) + why), std::string::npos) << head.error().what;
         EXPECT_NE(head.error().mend.find("edge-cl export " + copy), std::string::npos);
     }
 }

@@ -86,6 +86,8 @@ TEST(Head, AnswersAsPythonDoes) {
         EXPECT_TRUE(head.is_unknown(offset.data(), score));
         head.threshold = std::numeric_limits<float>::infinity();
         EXPECT_FALSE(head.is_unknown(offset.data(), score));
+        head.threshold = -std::numeric_limits<float>::infinity();
+        EXPECT_TRUE(head.is_unknown(offset.data(), score));
         head.posterior(scores.data());
         all_posteriors.insert(all_posteriors.end(), scores.begin(), scores.end());
         const std::size_t task = head.route(scores.data(), mass.data());

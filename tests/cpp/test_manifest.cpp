@@ -13,7 +13,9 @@ namespace {
 
 using Json = nlohmann::json;
 
-Json golden_manifest() { return Json::parse(test::read_text(test::golden("bundle-shared/manifest.json")))["manifest"]; }
+Json golden_manifest(const std::string& layout = "shared") {
+    return Json::parse(test::read_text(test::golden("bundle-" + layout + "/manifest.json")))["manifest"];
+}
 
 // Put a manifest's value into a file whose hash is right.
 std::string signed_text(const Json& value) {
@@ -60,20 +62,31 @@ TEST(Manifest, RefusesWhatCannotBe) {
         {[](Json& m) { m["shape"]["width"] = m["shape"]["depth"] = m["shape"]["summaries"] = (1 << 20) - 1; },
          "shape cannot be"},
         {[](Json& m) { m["shape"]["split"] = m["shape"]["depth"]; }, "shape cannot be"},
+        {[](Json& m) { m["shape"]["r"] = 1 << 19; }, "shape cannot be"},
+        {[](Json& m) { m["shape"]["r"] = m["shape"]["width"].get<int>() + 1; }, "shape cannot be"},
+        {[](Json& m) { m["shape"].update({{"depth", 200}, {"width", 9000}, {"r", 900}}); }, "shape cannot be"},
+        {[](Json& m) { m["shape"]["summaries"] = 3; }, "shape cannot be"},
         {[](Json& m) { m["shape"].erase("r"); }, "no 'r'"},
         {[](Json& m) { m["shape"] = 3; }, "no 'depth'"},
-        {[](Json& m) { m["backbone"]["preprocess"]["image_size"] = 1 << 20; }, "image size"},
+        {[](Json& m) { m["backbone"]["preprocess"]["image_size"] = (1 << 12) + 1; }, "image size"},
         {[](Json& m) { m["backbone"]["preprocess"]["interpolation"] = "lanczos"; }, "lanczos"},
         {[](Json& m) { m["backbone"]["preprocess"]["crop_fraction"] = 0; }, "crop fraction"},
         {[](Json& m) { m["backbone"]["preprocess"]["crop_fraction"] = 1.5; }, "crop fraction"},
         {[](Json& m) { m["backbone"] = {}; }, "no 'preprocess'"},
         {[](Json& m) { m["classes"] = {{"a", 1}}; }, "no list"},
         {[](Json& m) { m["classes"][0].erase("name"); }, "no 'name'"},
-        {[](Json& m) { m["classes"][0]["id"] = m["classes"][1]["id"]; }, "two classes"},
+        {[](Json& m) { m["classes"][0]["id"] = m["classes"][1]["id"]; }, "two classes have the id 1"},
+        {[](Json& m) { m["classes"][0]["name"] = m["classes"][1]["name"]; }, "two classes have the name"},
+        {[](Json& m) { m["classes"][0]["task"] = -1; }, "not from 0 to 16777215"},
+        {[](Json& m) { m["classes"][0]["id"] = 1 << 24; }, "not from 0 to 16777215"},
         {[](Json& m) { m["temperature"] = 0; }, "temperature"},
         {[](Json& m) { m["temperature"] = "warm"; }, "temperature"},
         {[](Json& m) { m["threshold"] = "far"; }, "threshold"},
         {[](Json& m) { m["files"] = 1; }, "no object"},
+        {[](Json& m) { m["files"].erase("weights"); }, "it names no 'weights'"},
+        {[](Json& m) { m = golden_manifest("merged"), m["files"].erase("merged/prefix"); }, "no 'merged/prefix'"},
+        {[](Json& m) { m = golden_manifest("merged"), m["files"].erase("merged/base"); }, "no 'merged/base'"},
+        {[](Json& m) { m = golden_manifest("merged"), m["files"].erase("merged/1"); }, "no 'merged/1'"},
         {[](Json& m) { m["files"]["head"]["name"] = "../" + m["files"]["head"]["name"].get<std::string>(); }, "'head'"},
         {[](Json& m) { m["files"]["head"]["name"] = "/etc/passwd"; }, "'head'"},
         {[](Json& m) { m["files"]["head"]["name"] = ""; }, "'head'"},

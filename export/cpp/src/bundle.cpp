@@ -257,7 +257,9 @@ Result<Branch> Bundle::branch(std::int64_t task) const {
         if (!values) return advise(values.error());
         *target.second = std::move(*values);
     }
-    if (!(share[1] > 0)) return advise({Code::bad_bundle, *file(role) + ": its temperature is not positive.", ""});
+    if (!(share[0] >= 0 && share[0] <= 1 && share[1] > 0))
+        return advise({Code::bad_bundle, *file(role) + ": its share is not from 0 to 1, or its temperature not positive.",
+                       ""});
     branch.share = share[0];
     branch.temperature = share[1];
     Result<std::vector<std::int64_t>> ids = tensors->integers("classes", count);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels.hpp"
 
@@ -45,7 +46,7 @@ float Head::distance(const float* offset, float score) const {
 }
 
 bool Head::is_unknown(const float* offset, float score) const {
-    if (!std::isfinite(threshold)) return false;
+    if (threshold == std::numeric_limits<float>::infinity()) return false;  // minus infinity: everything is unknown
     constexpr std::size_t kRows = 4;  // that are taken at once
     const std::size_t size = features();
     const float nearest = 2 * score;

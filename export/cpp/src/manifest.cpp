@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -16,6 +17,18 @@ namespace edge_cl {
 namespace {
 
 using Json = nlohmann::json;
+
+// The limits of export/consistency.py, which both runtimes keep: a manifest must not ask for much, whoever wrote it.
+struct Most {
+    const char* name;
+    std::int64_t size;
+};
+constexpr Most kMost[] = {{"depth", 256},     {"split", 255},   {"width", 1 << 14},
+                          {"tokens", 1 << 16}, {"summaries", 2}, {"r", 1 << 10}};
+constexpr std::size_t kFactors = 1U << 26;  // depth times width times r
+constexpr std::int64_t kSidePx = 1 << 12;   // of the input
+constexpr std::int64_t kIds = 1 << 24;      // class ids stay exact as single-precision numbers
+constexpr const char* kRequired[] = {"head", "prefix", "suffix", "weights"};
 
 // What makes a manifest unusable; caught in `parse_manifest`.
 struct Fault {
@@ -61,26 +74,24 @@ double number(const Json& object, const char* name) {
     return value.get<double>();
 }
 
-std::size_t size_of(const Json& shape, const char* name) {
-    const std::int64_t value = integer(shape, name);
-    if (value <= 0 || value >= 1 << 20) throw Fault{"its shape cannot be: " + shape.dump()};
-    return static_cast<std::size_t>(value);
-}
-
 Shape read_shape(const Json& value) {
-    Shape shape{size_of(value, "depth"),  size_of(value, "split"),     size_of(value, "width"),
-                size_of(value, "tokens"), size_of(value, "summaries"), size_of(value, "r")};
-    // The product is bounded, so that no size computed from it can overflow.
-    const double features = static_cast<double>(shape.depth) * static_cast<double>(shape.summaries) *
-                            static_cast<double>(shape.width);
-    if (shape.split >= shape.depth || features > 1 << 26) throw Fault{"its shape cannot be: " + value.dump()};
+    const Fault cannot_be{"its shape cannot be: " + value.dump()};
+    std::size_t sizes[std::size(kMost)] = {};
+    for (std::size_t i = 0; i < std::size(kMost); ++i) {
+        const std::int64_t size = integer(value, kMost[i].name);
+        if (size < 1 || size > kMost[i].size) throw cannot_be;
+        sizes[i] = static_cast<std::size_t>(size);
+    }
+    const Shape shape{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]};
+    if (shape.split >= shape.depth || shape.r > shape.width || shape.depth * shape.width * shape.r > kFactors)
+        throw cannot_be;
     return shape;
 }
 
 Preprocess read_preprocess(const Json& value) {
     Preprocess result;
     const std::int64_t side = integer(value, "image_size");
-    if (side < 1 || side > 1 << 14) throw Fault{"its image size cannot be: " + std::to_string(side)};
+    if (side < 1 || side > kSidePx) throw Fault{"its image size cannot be: " + std::to_string(side)};
     result.image_size = static_cast<int>(side);
     const std::string interpolation = text(value, "interpolation");
     if (interpolation != "bilinear" && interpolation != "bicubic")
@@ -95,10 +106,15 @@ std::vector<BundleClass> read_classes(const Json& value) {
     if (!value.is_array()) throw Fault{"its classes are no list"};
     std::vector<BundleClass> classes;
     std::set<std::int64_t> ids;
+    std::set<std::string> names;
     for (const Json& entry : value) {
-        classes.push_back({integer(entry, "id"), text(entry, "name"), integer(entry, "task")});
-        if (!ids.insert(classes.back().id).second)
-            throw Fault{"two classes have the id " + std::to_string(classes.back().id)};
+        const BundleClass& known =
+            classes.emplace_back(BundleClass{integer(entry, "id"), text(entry, "name"), integer(entry, "task")});
+        if (!ids.insert(known.id).second) throw Fault{"two classes have the id " + std::to_string(known.id)};
+        if (!names.insert(known.name).second) throw Fault{"two classes have the name '" + known.name + "'"};
+        for (const std::int64_t number : {known.id, known.task})
+            if (number < 0 || number >= kIds)
+                throw Fault{"a class has an id or task that is not from 0 to " + std::to_string(kIds - 1)};
     }
     return classes;
 }
@@ -116,6 +132,16 @@ std::map<std::string, FileRef, std::less<>> read_files(const Json& value) {
         files.emplace(role, std::move(ref));
     }
     return files;
+}
+
+void check_files(const Manifest& manifest) {
+    std::vector<std::string> wanted(std::begin(kRequired), std::end(kRequired));
+    const std::string adapter = "adapter/";
+    for (const auto& [role, ref] : manifest.files)  // an adapter that is folded in nowhere would silently not count
+        if (!manifest.shared && role.compare(0, adapter.size(), adapter) == 0)
+            wanted.push_back(role == "adapter/shared" ? "merged/prefix" : "merged/" + role.substr(adapter.size()));
+    for (const std::string& role : wanted)
+        if (!manifest.has(role)) throw Fault{"it names no '" + role + "'"};
 }
 
 Manifest read(std::string_view data) {
@@ -147,6 +173,7 @@ Manifest read(std::string_view data) {
     result.threshold =
         member(value, "threshold").is_null() ? std::numeric_limits<double>::infinity() : number(value, "threshold");
     result.files = read_files(member(value, "files"));
+    check_files(result);
     return result;
 }
 
