@@ -162,7 +162,7 @@ class Exit:
     def judge(self, scores: Array, distances: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Return the same of the discriminant's scores (n, C) and the distances (n,)."""
         posterior = self.head.posterior_of(scores)
-        return posterior, (posterior.max(1) > self.confidence) & (distances <= self.head.threshold)
+        return posterior, (posterior.max(1) > self.confidence) & ~self.head.unknown(distances)
 
 
 @dataclass(frozen=True)
@@ -240,6 +240,10 @@ class Head:
         scores = self.discriminant.scores(features) if scores is None else scores
         result: Array = self.precision.square(features - self.discriminant.centre) - 2 * scores.max(1)
         return result
+
+    def unknown(self, distances: Array) -> npt.NDArray[np.bool_]:
+        """Return which of the pictures at such distances are unknown, (n,) both; what is no number is not near."""
+        return ~(distances <= self.threshold)
 
     def route(self, posterior: Array) -> list[list[int]]:
         """Choose each picture's task branches: the most probable tasks, summing over their classes.

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_cl.backend import BASE, BATCH_SIZE, Backend, Encoding
+from edge_cl.errors import EdgeClError
 from edge_cl.head import Head, softmax
 from edge_cl.preprocess import Pixels
 from edge_cl.statistics import Array
@@ -56,10 +57,20 @@ class Recogniser:
         ]
 
     def posteriors(self, pixels: Sequence[Pixels]) -> Iterator[tuple[Array, npt.NDArray[np.bool_]]]:
-        """Yield class probabilities (B, C) of pictures (S, S, 3) and whether each is unknown (B,), batch by batch."""
+        """Yield class probabilities (B, C) of pictures (S, S, 3) and whether each is unknown (B,), batch by batch.
+
+        Raises:
+            EdgeClError: they are no numbers.
+        """
         for start in range(0, len(pixels), BATCH_SIZE):
             batch = np.stack(pixels[start : start + BATCH_SIZE])
-            yield RULES[self.rule](self, self.backend.prefix(batch))
+            posterior, unknown = RULES[self.rule](self, self.backend.prefix(batch))
+            if not np.isfinite(posterior).all():
+                raise EdgeClError(
+                    "A picture has no answer: its class probabilities are no numbers.",
+                    mend="If the graphs are in half precision: edge-cl export OUT --precision fp32",
+                )
+            yield posterior, unknown
 
     def posterior(self, encoding: Encoding) -> Array:
         """Return class probabilities of a batch that the prefix has encoded under the rule in force, (B, C)."""
@@ -68,8 +79,7 @@ class Recogniser:
     def base_answers(self, encoding: Encoding) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Return the base branch's class probabilities (B, C) of a batch it has encoded, and what is unknown (B,)."""
         scores = self.head.discriminant.scores(encoding.features)
-        unknown = self.head.distance(encoding.features, scores) > self.head.threshold
-        return self.head.posterior_of(scores), unknown
+        return self.head.posterior_of(scores), self.head.unknown(self.head.distance(encoding.features, scores))
 
     def _prediction(self, posterior: Array, unknown: bool, top: int) -> Prediction:
         order = np.argsort(-posterior, kind="stable")[:top]

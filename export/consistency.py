@@ -21,7 +21,9 @@ REQUIRED = ("head", "prefix", "suffix", "weights")
 def manifest_faults(manifest: Manifest) -> list[str]:
     """Return what is wrong with a manifest's content, in the words that follow "it"; nothing if it can be used."""
     faults = [*_shape_faults(manifest), *_class_faults(manifest), *_file_faults(manifest)]
-    if not (np.isfinite(manifest.temperature) and manifest.temperature > 0):
+    with np.errstate(over="ignore", under="ignore"):
+        temperature = np.float32(manifest.temperature)  # as the head divides by it
+    if not (np.isfinite(temperature) and temperature > 0):
         faults.append(f"says temperature {manifest.temperature}")
     try:
         side = manifest.preprocess.image_size

@@ -73,9 +73,11 @@ def _single(held: Tensors, name: str, shape: Sequence[int | None]) -> Array:
         raise ValueError(f"is missing, or not of {len(shape)} dimensions")
     if any(want is not None and want != size for want, size in zip(shape, value.shape, strict=True)):
         raise ValueError(f"is {value.shape}, not {tuple(shape)}")
-    if not np.isfinite(value).all():
+    with np.errstate(over="ignore"):
+        single: Array = value.astype(np.float32)
+    if not np.isfinite(single).all():
         raise ValueError("holds values that are not finite")
-    return value.astype(np.float32)
+    return single
 
 
 def _of_few_bits(codes: Stored, scales: Stored | None, shape: Sequence[int | None]) -> Array:

@@ -80,6 +80,8 @@ MANIFESTS: dict[str, tuple[Damage, str]] = {
     ),
     "temperature of zero": (say("temperature", value=0), NO_USE + "it says temperature 0.0."),
     "temperature beyond numbers": (say("temperature", value=10**400), NO_USE + "int too large to convert to float."),
+    "temperature beyond single precision": (say("temperature", value=1e300), NO_USE + "it says temperature 1e+300."),
+    "temperature below single precision": (say("temperature", value=1e-60), NO_USE + "it says temperature 1e-60."),
     "two classes of an id": (say("classes", "1", "id", value=0), NO_USE + "it has two classes of the same id."),
     "two classes of a name": (say("classes", "1", "name", value="b"), NO_USE + "it has two classes of the same name."),
     "class of a negative task": (say("classes", "0", "task", value=-1), NO_USE + "it has a class whose id or task is"),
@@ -129,6 +131,10 @@ FORGED: dict[str, tuple[Damage, str]] = {
         "gain is int8, which only a matrix can be.",
     ),
     "tensor with NaN": (tensors("branch/1", centre=nan), "centre holds values that are not finite."),
+    "tensor beyond single precision": (
+        tensors("head", bias=lambda v: v.astype(np.float64) * 1e300),
+        "bias holds values that are not finite.",
+    ),
     "adapter with NaN": (tensors("adapter/2", B=nan), "B holds values that are not finite."),
     "adapter of other blocks": (tensors("adapter/1", A=lambda v: v[:1]), "A is (1, 2, 10, 64), not (2, 2, None, 64)."),
     "adapter of a larger rank": (

@@ -17,6 +17,7 @@ from forgeries import nan, say, tensors
 from safetensors.numpy import load_file
 from small import new_learner, write_looks
 
+from edge_cl.errors import EdgeClError
 from edge_cl.export.bundle import Bundle, BundleError
 from edge_cl.learner import Learner
 from edge_cl.runtime import Classifier
@@ -190,6 +191,8 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "huge rank": say("shape", "r", value=1 << 19),
     "class of a negative task": say("classes", "0", "task", value=-1),
     "two classes of a name": say("classes", "1", "name", value="green"),
+    "temperature below single precision": say("temperature", value=1e-60),
+    "tensor beyond single precision": tensors("head", bias=lambda v: v.astype(np.float64) * 1e300),
     "no weights": say("files", "weights", value=...),
     "huge input": say("backbone", "preprocess", "image_size", value=(1 << 12) + 1),
     "share beyond one": tensors("branch/1", share=lambda v: v * [0, 1] + np.float32([5, 0])),
@@ -209,6 +212,23 @@ def test_both_refuse_the_same_bundles(bundle: Path, library: Library, fault: str
     with pytest.raises(CApiError, match="edge-cl export") as error:
         CClassifier(library, bundle, onnxruntime=_onnxruntime())
     assert error.value.code in (1, 2)
+
+
+def test_both_refuse_answers_that_are_no_numbers(bundle: Path, library: Library) -> None:
+    say("temperature", value=1e-44)(bundle)  # scores over it are infinite
+    python = Classifier(bundle, threads=1, rule="base")
+    with pytest.raises(EdgeClError, match="are no numbers"), np.errstate(all="ignore"):
+        python.predict(golden.noise(40, 40, 3))
+    with pytest.raises(CApiError, match="are no numbers") as error:
+        CClassifier(library, bundle, onnxruntime=_onnxruntime(), threads=1, rule=b"base")
+    assert error.value.code == 4
+
+
+def test_both_take_a_threshold_beyond_single_precision_alike(bundle: Path, opened: Callable[..., CClassifier]) -> None:
+    say("threshold", value=-1e300)(bundle)
+    with np.errstate(over="ignore"):
+        assert Classifier(bundle, threads=1, rule="base").predict(golden.noise(40, 40, 3)).unknown
+    assert opened(bundle, rule=b"base").predict([frame(golden.noise(40, 40, 3))])[0].unknown
 
 
 def test_errors_are_values(bundle: Path, opened: Callable[..., CClassifier], library: Library) -> None:

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_cl.backbone import Backbone
+from edge_cl.backend import Encoding
+from edge_cl.errors import EdgeClError
 from edge_cl.features import Encoder, TorchBackend
 from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, Exit, Head, precision_of, softmax
 from edge_cl.lora import Adapter
@@ -316,6 +318,27 @@ def with_exit(recogniser: Recogniser, *, standing: float) -> Recogniser:
     confidence = float(np.quantile(posterior.max(1), 1 - standing**0.5))
     near = replace(early, threshold=float(np.quantile(distances, standing**0.5)))
     return replace(recogniser, head=replace(recogniser.head, temperature=300.0, exit=Exit(near, confidence)))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_features_that_are_no_numbers_give_no_answer(
+    recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    run = Encoder.branch
+
+    def branch(self: Encoder, tokens: torch.Tensor, features: Array, adapter: Adapter | None) -> Encoding:
+        encoding = run(self, tokens, features, adapter)
+        return replace(encoding, features=encoding.features * np.nan, last=encoding.last * np.nan)
+
+    monkeypatch.setattr(Encoder, "branch", branch)
+    with pytest.raises(EdgeClError, match="are no numbers"):
+        replace(recogniser, rule=rule).predict(list(PICTURES))
+
+
+def test_a_distance_that_is_no_number_is_unknown() -> None:
+    distances = np.float32([np.nan, np.inf, 5, 4, -np.inf])
+    for threshold, expected in ((4.0, [1, 1, 1, 0, 0]), (np.inf, [1, 0, 0, 0, 0]), (-np.inf, [1, 1, 1, 1, 0])):
+        assert replace(head(), threshold=threshold).unknown(distances).tolist() == expected
 
 
 @torch.no_grad()

@@ -196,18 +196,35 @@ TEST(Classifier, SaysWhatIsMissing) {
     EXPECT_EQ(no_bundle.error().code, Code::no_bundle);
 }
 
-// A graph that is whole, but not what the manifest's layout asks for.
-TEST(Classifier, RefusesGraphsOfAnotherShape) {
-    EDGE_CL_NEEDS_ONNXRUNTIME();
-    const test::Scratch scratch;
-    const std::string copy = scratch.bundle("bundle-shared"), manifest = copy + "/manifest.json";
-    std::string text = test::read_text(manifest);
-    text = test::replaced(text, "\"tokens\": 5", "\"tokens\": 6");
+// Change a manifest's text, and its hash accordingly.
+void change_manifest(const std::string& bundle, const std::string& from, const std::string& to) {
+    const std::string manifest = bundle + "/manifest.json";
+    std::string text = test::replaced(test::read_text(manifest), from, to);
     const std::string old_hash = text.substr(text.rfind("\"sha256\": \"") + 11, 64);
     const std::string why = parse_manifest(text).error().what;  // "its content has SHA-256 X, expected Y"
     text = test::replaced(text, old_hash, why.substr(why.find("SHA-256 ") + 8, 64));
     test::write_text(manifest, text);
     ASSERT_TRUE(parse_manifest(text));
+}
+
+// Scores over a temperature so small are infinite, and their probabilities no numbers.
+TEST(Classifier, RefusesAnswersThatAreNoNumbers) {
+    EDGE_CL_NEEDS_ONNXRUNTIME();
+    const test::Scratch scratch;
+    const std::string copy = scratch.bundle("bundle-shared");
+    change_manifest(copy, "\"temperature\": 400.0", "\"temperature\": 1e-44");
+    const Result<Classifier> classifier = Classifier::open(copy, options_of("base"));  // it answers once to warm up
+    ASSERT_FALSE(classifier);
+    EXPECT_EQ(classifier.error().code, Code::backend);
+    EXPECT_NE(classifier.error().message().find("are no numbers"), std::string::npos) << classifier.error().message();
+}
+
+// A graph that is whole, but not what the manifest's layout asks for.
+TEST(Classifier, RefusesGraphsOfAnotherShape) {
+    EDGE_CL_NEEDS_ONNXRUNTIME();
+    const test::Scratch scratch;
+    const std::string copy = scratch.bundle("bundle-shared");
+    change_manifest(copy, "\"tokens\": 5", "\"tokens\": 6");
     const Result<Classifier> classifier = Classifier::open(copy);
     ASSERT_FALSE(classifier);
     EXPECT_EQ(classifier.error().code, Code::bad_bundle);

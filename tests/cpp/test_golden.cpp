@@ -1,6 +1,7 @@
 // The head's arithmetic and the numbers in between against what Python computes.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -102,6 +103,29 @@ TEST(Head, AnswersAsPythonDoes) {
     expect_near(all_scores, golden.get<float>("scores"), 2e-5F);
     expect_near(all_posteriors, golden.get<float>("posterior"), 1e-6F);
     expect_near(all_fused, golden.get<float>("fused"), 1e-6F);
+}
+
+TEST(Head, CallsADistanceThatIsNoNumberUnknown) {
+    Head head;
+    head.basis.rows = {1, 0};
+    head.gain = {-0.5F};
+    head.discriminant.centre = {0, 0};
+    head.prepare();
+    const float infinity = std::numeric_limits<float>::infinity(), nothing = std::nanf("");
+    struct Case {
+        std::array<float, 2> offset;
+        float score, threshold;
+        bool is_unknown;
+    };
+    const Case cases[] = {
+        {{1, 1}, 0, infinity, false},   {{1, 1}, 0, 9, false},       {{1, 1}, 0, -infinity, true},
+        {{nothing, 1}, 0, 9, true},     {{1, 1}, nothing, 9, true},  {{nothing, 1}, 0, infinity, true},
+        {{3e38F, 1}, 0, infinity, true},  // the squares are infinite, and their difference is no number
+    };
+    for (const Case& c : cases) {
+        head.threshold = c.threshold;
+        EXPECT_EQ(head.is_unknown(c.offset.data(), c.score), c.is_unknown) << &c - cases;
+    }
 }
 
 TEST(Exit, AnswersAsPythonDoes) {

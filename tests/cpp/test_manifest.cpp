@@ -80,6 +80,8 @@ TEST(Manifest, RefusesWhatCannotBe) {
         {[](Json& m) { m["classes"][0]["task"] = -1; }, "not from 0 to 16777215"},
         {[](Json& m) { m["classes"][0]["id"] = 1 << 24; }, "not from 0 to 16777215"},
         {[](Json& m) { m["temperature"] = 0; }, "temperature"},
+        {[](Json& m) { m["temperature"] = 1e-60; }, "temperature"},
+        {[](Json& m) { m["temperature"] = 1e300; }, "temperature"},
         {[](Json& m) { m["temperature"] = "warm"; }, "temperature"},
         {[](Json& m) { m["threshold"] = "far"; }, "threshold"},
         {[](Json& m) { m["files"] = 1; }, "no object"},

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "kernels.hpp"
 
@@ -46,20 +45,19 @@ float Head::distance(const float* offset, float score) const {
 }
 
 bool Head::is_unknown(const float* offset, float score) const {
-    if (threshold == std::numeric_limits<float>::infinity()) return false;  // minus infinity: everything is unknown
     constexpr std::size_t kRows = 4;  // that are taken at once
     const std::size_t size = features();
     const float nearest = 2 * score;
     float square = Kernels::best().dot(offset, offset, size);
     for (std::size_t k = 0; k < gain.size(); k += kRows) {
-        // The rows to come only make it smaller: their gains are negative.
-        if (square / variance - nearest <= threshold && highest_[k] <= 0) return false;
+        // The rows to come only make it smaller: their gains are negative. Of an infinite distance they may make none.
+        if (square / variance - nearest < threshold && highest_[k] <= 0) return false;
         float along[kRows];
         const std::size_t count = std::min(kRows, gain.size() - k);
         basis.dots(offset, size, k, count, along);
         for (std::size_t j = 0; j < count; ++j) square += along[j] * along[j] * gain[k + j];
     }
-    return square / variance - nearest > threshold;
+    return !(square / variance - nearest <= threshold);  // what is no number is not near either
 }
 
 bool Head::is_unsure(const float* posterior) const {

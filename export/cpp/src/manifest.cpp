@@ -169,7 +169,9 @@ Manifest read(std::string_view data) {
     result.preprocess = read_preprocess(member(member(value, "backbone"), "preprocess"));
     result.classes = read_classes(member(value, "classes"));
     result.temperature = number(value, "temperature");
-    if (!(result.temperature > 0)) throw Fault{"its temperature is not positive"};
+    const auto temperature = static_cast<float>(result.temperature);  // as the head divides by it
+    if (!(temperature > 0 && std::isfinite(temperature)))
+        throw Fault{"its temperature is not positive and finite in single precision"};
     result.threshold =
         member(value, "threshold").is_null() ? std::numeric_limits<double>::infinity() : number(value, "threshold");
     result.files = read_files(member(value, "files"));

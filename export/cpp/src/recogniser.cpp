@@ -1,6 +1,7 @@
 #include "recogniser.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -112,6 +113,10 @@ Status Recogniser::answer(Workspace& space, const Frame* frames, std::size_t cou
         if (Status done = ask_base(space, on, deadline); !done) return done;
     if (on > 0 && rule_ == Rule::routed)
         if (Status done = ask_branches(space, on, deadline); !done) return done;
+    const auto first = space.posterior.begin(), last = first + static_cast<std::ptrdiff_t>(count * head_.classes());
+    if (!std::all_of(first, last, [](float p) { return std::isfinite(p); }))
+        return Error{Code::backend, "A frame has no answer: its class probabilities are no numbers.",
+                     "If the graphs are in half precision: edge-cl export OUT --precision fp32"};
     for (std::size_t i = 0; i < count; ++i)
         write(space.posterior.data() + i * head_.classes(), space.unknown[i], space.order, out[i]);
     return {};

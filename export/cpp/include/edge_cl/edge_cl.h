@@ -22,7 +22,7 @@ enum {
     EDGE_CL_NO_BUNDLE = 1,  /* there is no bundle at the path */
     EDGE_CL_BAD_BUNDLE = 2, /* it is damaged, altered, or of another format */
     EDGE_CL_NO_BACKEND = 3, /* what should run the graphs is not installed, or too old */
-    EDGE_CL_BACKEND = 4,    /* what runs the graphs refuses */
+    EDGE_CL_BACKEND = 4,    /* what runs the graphs refuses, or what it gives are no numbers */
     EDGE_CL_BAD_FRAME = 5,  /* a frame of impossible size or format */
     EDGE_CL_BAD_OPTION = 6, /* an option or argument that cannot be */
     EDGE_CL_TIMEOUT = 7,    /* the answer took longer than was allowed */

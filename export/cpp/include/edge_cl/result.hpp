@@ -16,7 +16,7 @@ enum class Code : int {
     no_bundle = 1,   ///< there is no bundle at the path
     bad_bundle = 2,  ///< it is damaged, altered, or of another format
     no_backend = 3,  ///< what should run the graphs is not installed, or too old
-    backend = 4,     ///< what runs the graphs refuses
+    backend = 4,     ///< what runs the graphs refuses, or what it gives are no numbers
     bad_frame = 5,   ///< a frame of impossible size or format
     bad_option = 6,  ///< an option or argument that cannot be
     timeout = 7,     ///< the answer took longer than was allowed
