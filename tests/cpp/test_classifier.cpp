@@ -1,6 +1,8 @@
 #include "edge_cl/classifier.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/inotify.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -217,6 +219,38 @@ TEST(Classifier, RefusesAnswersThatAreNoNumbers) {
     ASSERT_FALSE(classifier);
     EXPECT_EQ(classifier.error().code, Code::backend);
     EXPECT_NE(classifier.error().message().find("are no numbers"), std::string::npos) << classifier.error().message();
+}
+
+// Counts how often a file is opened.
+class OpenCount {
+public:
+    explicit OpenCount(const std::string& path) : queue_(::inotify_init1(IN_NONBLOCK)) {
+        EXPECT_GE(::inotify_add_watch(queue_, path.c_str(), IN_OPEN | IN_CLOSE), 0);  // equal events in a row are one
+    }
+    OpenCount(const OpenCount&) = delete;
+    OpenCount& operator=(const OpenCount&) = delete;
+    ~OpenCount() { ::close(queue_); }
+
+    int value() const {
+        int count = 0;
+        for (inotify_event event; ::read(queue_, &event, sizeof event) == sizeof event;)
+            count += (event.mask & IN_OPEN) != 0 ? 1 : 0;
+        return count;
+    }
+
+private:
+    int queue_;
+};
+
+TEST(Classifier, VerifiesABadBundleOnceWhereNobodyUpdatesIt) {
+    const test::Scratch scratch;
+    const std::string copy = scratch.bundle("bundle-shared");
+    change_manifest(copy, "\"id\": 0", "\"id\": 99");  // every file is whole, but the task's branch speaks of others
+    const OpenCount opened(copy + "/" + read_manifest(copy)->files.at("weights").name);
+    const Result<Classifier> classifier = Classifier::open(copy);
+    ASSERT_FALSE(classifier);
+    EXPECT_EQ(classifier.error().code, Code::bad_bundle);
+    EXPECT_EQ(opened.value(), 1);
 }
 
 // A graph that is whole, but not what the manifest's layout asks for.

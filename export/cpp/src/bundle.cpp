@@ -50,9 +50,9 @@ Result<Bundle> Bundle::open(const std::string& path, const Bundle* known) {
     bundle.path_ = path;
     std::string faults;
     for (int read = 0; read < kReads; ++read) {
+        const Publication published = publication_of(path);
         Result<Manifest> manifest = edge_cl::read_manifest(path);
         if (!manifest) return manifest.error();
-        if (read > 0 && manifest->sha256 == bundle.manifest_.sha256) break;  // no update: the faults are real
         bundle.manifest_ = std::move(*manifest);
         faults.clear();
         for (const auto& [role, ref] : bundle.manifest_.files) {
@@ -60,6 +60,7 @@ Result<Bundle> Bundle::open(const std::string& path, const Bundle* known) {
             if (Status whole = check_file(path, ref); !whole) faults += (faults.empty() ? "" : "\n") + whole.error().what;
         }
         if (faults.empty()) return bundle;
+        if (publication_of(path) == published) break;  // no update: the faults are real
     }
     return bundle.advise({Code::bad_bundle, faults, ""});
 }

@@ -97,14 +97,13 @@ Result<std::unique_ptr<Classifier::Implementation>> Classifier::Implementation::
 }
 
 Result<std::shared_ptr<const Loaded>> Classifier::Implementation::load(const Loaded* before) {
-    Result<std::shared_ptr<const Loaded>> loaded = load_once(before);
-    for (int i = 1; !loaded && loaded.error().code == Code::bad_bundle && i < kLoads; ++i) {
-        // An update may have swept away files between their check and their use; then a newer manifest is there.
-        const Result<Manifest> manifest = read_manifest(path_);
-        if (!manifest || (before != nullptr && manifest->sha256 == before->bundle.manifest().sha256)) break;
-        loaded = load_once(before);
+    for (int i = 1;; ++i) {
+        const Publication published = publication_of(path_);
+        Result<std::shared_ptr<const Loaded>> loaded = load_once(before);
+        // An update may have swept away files between their check and their use; then another manifest is there.
+        if (loaded || loaded.error().code != Code::bad_bundle || i == kLoads || publication_of(path_) == published)
+            return loaded;
     }
-    return loaded;
 }
 
 Result<std::shared_ptr<const Loaded>> Classifier::Implementation::load_once(const Loaded* before) {

@@ -1,5 +1,7 @@
 #include "manifest.hpp"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cmath>
 #include <exception>
@@ -210,6 +212,12 @@ Result<Manifest> read_manifest(const std::string& bundle) {
         return Error{Code::bad_bundle, path + " is no manifest that can be used: " + manifest.error().what + ".",
                      "Export it again with this edge-cl: edge-cl export " + bundle};
     return manifest;
+}
+
+Publication publication_of(const std::string& bundle) {
+    struct stat status {};
+    if (::stat((bundle + "/" + kManifest).c_str(), &status) != 0) return {};
+    return {static_cast<std::int64_t>(status.st_ino), status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
 }
 
 }  // namespace edge_cl

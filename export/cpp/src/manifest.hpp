@@ -1,6 +1,7 @@
 // The manifest of a bundle: what it holds, read and validated.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -74,5 +75,11 @@ Result<Manifest> parse_manifest(std::string_view data);
 
 /// Read a bundle's manifest.
 Result<Manifest> read_manifest(const std::string& bundle);
+
+/// What tells one writing of a manifest from every other, those of the same content included: inode and time.
+using Publication = std::array<std::int64_t, 3>;
+
+/// Return that of a bundle's manifest; zeros if there is none.
+Publication publication_of(const std::string& bundle);
 
 }  // namespace edge_cl
