@@ -16,7 +16,12 @@ Json sidecar() {
             {"file", "prefix-0011223344556677.engine"},
             {"engine", {{"sha256", std::string(64, 'a')}, {"size", 12}}},
             {"key",
-             {{"graph_sha256", "g"}, {"weights_sha256", "w"}, {"overrides_sha256", ""}, {"profile", {1, 1, 16}}}}};
+             {{"graph_sha256", "g"},
+              {"weights_sha256", "w"},
+              {"overrides_sha256", ""},
+              {"profile", {1, 1, 16}},
+              {"platform",
+               {{"tensorrt", "10.3.0"}, {"cuda", "12.6"}, {"gpu", "Orin"}, {"compute_capability", "8.7"}}}}}};
 }
 
 std::string signed_text(const Json& value) { return Json{{"engine", value}, {"sha256", sha256(value.dump())}}.dump(2); }
@@ -26,6 +31,8 @@ TEST(EngineSidecar, IsRead) {
     ASSERT_TRUE(found) << found.error().what;
     EXPECT_EQ(found->file.name, "prefix-0011223344556677.engine");
     EXPECT_EQ(found->file.size, 12U);
+    EXPECT_EQ(found->platform.tensorrt, "10.3.0");
+    EXPECT_EQ(found->platform.gpu, "Orin");
     EXPECT_EQ(found->graph_sha256, "g");
     EXPECT_EQ(found->max_batch, 16U);
 }
@@ -38,6 +45,9 @@ TEST(EngineSidecar, IsRefusedWhereItCannotBeTrusted) {
         {[](Json& s) { s["file"] = ".."; }, "elsewhere"},
         {[](Json& s) { s.erase("key"); }, "key"},
         {[](Json& s) { s["key"]["profile"] = {1}; }, ""},
+        {[](Json& s) { s["key"].erase("platform"); }, "platform"},
+        {[](Json& s) { s["key"]["platform"].erase("gpu"); }, "gpu"},
+        {[](Json& s) { s["key"]["platform"]["cuda"] = 12; }, "string"},
         {[](Json& s) { s["engine"] = 1; }, ""},
     };
     for (const auto& [change, why] : bad) {
@@ -51,6 +61,27 @@ TEST(EngineSidecar, IsRefusedWhereItCannotBeTrusted) {
     altered.replace(altered.find("\"g\""), 3, "\"h\"");
     EXPECT_FALSE(parse_sidecar(altered));
     for (const char* text : {"", "[]", "{}", "{\"engine\": 1}"}) EXPECT_FALSE(parse_sidecar(text)) << text;
+}
+
+TEST(EngineSidecar, IsOfAnotherKeyWhereFilesOrPlatformDiffer) {
+    const std::pair<void (*)(EngineSidecar&), const char*> cases[] = {
+        {[](EngineSidecar&) {}, ""},
+        {[](EngineSidecar& s) { s.platform.tensorrt = "10.3.0.26"; }, ""},  // the build number, which Python may know
+        {[](EngineSidecar& s) { s.graph_sha256 = "h"; }, "was made of other graphs or weights"},
+        {[](EngineSidecar& s) { s.weights_sha256 = ""; }, "was made of other graphs or weights"},
+        {[](EngineSidecar& s) { s.overrides_sha256 = "o"; }, "was made of other graphs or weights"},
+        {[](EngineSidecar& s) { s.platform.tensorrt = "10.3"; }, "was made elsewhere: TensorRT was 10.3, is 10.3.0"},
+        {[](EngineSidecar& s) { s.platform.tensorrt = "10.3.01"; }, "was made elsewhere: TensorRT was 10.3.01, is 10.3.0"},
+        {[](EngineSidecar& s) { s.platform.cuda = "12.4"; }, "was made elsewhere: CUDA was 12.4, is 12.6"},
+        {[](EngineSidecar& s) { s.platform.gpu = "Thor", s.platform.compute_capability = "11.0"; },
+         "was made elsewhere: the GPU was Thor, is Orin, the compute capability was 11.0, is 8.7"},
+    };
+    const EngineSidecar wanted = parse_sidecar(signed_text(sidecar())).value();
+    for (const auto& [change, why] : cases) {
+        EngineSidecar found = wanted;
+        change(found);
+        EXPECT_EQ(key_fault(found, wanted), why);
+    }
 }
 
 TEST(EngineSidecar, DigestIsThatOfPython) {

@@ -27,6 +27,8 @@ Result<std::shared_ptr<const Cuda>> Cuda::open() {
     void* const from = *library;
     const bool complete =
         find(from, "cuInit", init) && find(from, "cuDeviceGet", get_device) &&
+        find(from, "cuDriverGetVersion", cuda->get_version) && find(from, "cuDeviceGetName", cuda->get_name) &&
+        find(from, "cuDeviceGetAttribute", cuda->get_attribute) &&
         find(from, "cuDevicePrimaryCtxRetain", retain) && find(from, "cuDevicePrimaryCtxRelease_v2", cuda->release) &&
         find(from, "cuCtxPushCurrent_v2", cuda->push) && find(from, "cuCtxPopCurrent_v2", cuda->pop) &&
         find(from, "cuGetErrorString", cuda->error_text) && find(from, "cuStreamCreate", cuda->stream_create) &&
@@ -38,9 +40,23 @@ Result<std::shared_ptr<const Cuda>> Cuda::open() {
     if (!complete) return Error{Code::no_backend, "CUDA's driver lacks functions that are needed.", mend};
     Status done = cuda->check(init(0), "starting");
     if (done) done = cuda->check(get_device(&cuda->device_, 0), "finding the GPU");
+    if (done) done = cuda->check(cuda->describe(), "telling what GPU it is");
     if (done) done = cuda->check(retain(&cuda->context_, cuda->device_), "using the GPU");
     if (!done) return Error{Code::no_backend, done.error().what, mend};
     return std::shared_ptr<const Cuda>(std::move(cuda));
+}
+
+CUresult Cuda::describe() {
+    int number = 0, major = 0, minor = 0;
+    char name[256] = {};
+    CUresult done = get_version(&number);
+    if (done == CUDA_SUCCESS) done = get_name(name, sizeof name - 1, device_);
+    if (done == CUDA_SUCCESS) done = get_attribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device_);
+    if (done == CUDA_SUCCESS) done = get_attribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device_);
+    version = std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
+    gpu = name;
+    compute_capability = std::to_string(major) + "." + std::to_string(minor);
+    return done;
 }
 
 Cuda::~Cuda() {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <string>
 
 #include "edge_cl/result.hpp"
 
@@ -36,6 +37,10 @@ public:
         const Cuda& cuda_;
     };
 
+    std::string version;             ///< that the driver offers, such as "12.6"
+    std::string gpu;                 ///< name
+    std::string compute_capability;  ///< such as "8.7"
+
     CUresult (*stream_create)(CUstream*, unsigned) = nullptr;
     CUresult (*stream_destroy)(CUstream) = nullptr;
     CUresult (*stream_query)(CUstream) = nullptr;
@@ -50,10 +55,14 @@ public:
 
 private:
     Cuda() = default;
+    CUresult describe();
     CUresult (*push)(CUcontext) = nullptr;
     CUresult (*pop)(CUcontext*) = nullptr;
     CUresult (*release)(CUdevice) = nullptr;
     CUresult (*error_text)(CUresult, const char**) = nullptr;
+    CUresult (*get_version)(int*) = nullptr;
+    CUresult (*get_name)(char*, int, CUdevice) = nullptr;
+    CUresult (*get_attribute)(int*, CUdevice_attribute, CUdevice) = nullptr;
     CUdevice device_ = 0;
     CUcontext context_ = nullptr;
 };

@@ -19,9 +19,8 @@ Result<std::shared_ptr<const Engine>> Engine::load(const TensorRt& trt, const st
     if (!text) return Error{Code::bad_bundle, text.error().what, kMend};
     Result<EngineSidecar> sidecar = parse_sidecar({reinterpret_cast<const char*>(text->data()), text->size()});
     if (!sidecar) return Error{Code::bad_bundle, path + " cannot be trusted: " + sidecar.error().what + ".", kMend};
-    if (sidecar->graph_sha256 != wanted.graph_sha256 || sidecar->weights_sha256 != wanted.weights_sha256 ||
-        sidecar->overrides_sha256 != wanted.overrides_sha256)
-        return Error{Code::bad_bundle, "The engine of " + path + " was made of other graphs or weights.", kMend};
+    if (const std::string fault = key_fault(*sidecar, wanted); !fault.empty())
+        return Error{Code::bad_bundle, "The engine of " + path + " " + fault + ".", kMend};
     if (Status whole = check_file(folder, sidecar->file); !whole)
         return Error{Code::bad_bundle, whole.error().what, kMend};
     Result<Bytes> data = read_file(folder + "/" + sidecar->file.name, sidecar->file.size);

@@ -14,7 +14,7 @@ namespace edge_cl {
 /// A deserialised engine; contexts that run it are made of it, one for each pass.
 class Engine {
 public:
-    /// Load `FOLDER/NAME.engine`, if its sidecar says that it was made of this graph with these weights.
+    /// Load `FOLDER/NAME.engine`, if its sidecar says that it was made of what is wanted, on this platform.
     static Result<std::shared_ptr<const Engine>> load(const TensorRt& trt, const std::string& folder,
                                                       const std::string& name, const EngineSidecar& wanted);
 

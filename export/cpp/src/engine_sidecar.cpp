@@ -1,6 +1,7 @@
 #include "engine_sidecar.hpp"
 
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "half.hpp"
 #include "json_text.hpp"
@@ -31,6 +32,9 @@ Result<EngineSidecar> parse_sidecar(std::string_view data) {
         sidecar.file = {value.at("file").get<std::string>(), value.at("engine").at("sha256").get<std::string>(),
                         value.at("engine").at("size").get<std::uint64_t>()};
         if (!is_plain(sidecar.file.name)) return bad("it names a file elsewhere");
+        const Json& platform = key.at("platform");
+        const auto said = [&](const char* name) { return platform.at(name).get<std::string>(); };
+        sidecar.platform = {said("tensorrt"), said("cuda"), said("gpu"), said("compute_capability")};
         sidecar.graph_sha256 = key.at("graph_sha256").get<std::string>();
         sidecar.weights_sha256 = key.at("weights_sha256").get<std::string>();
         sidecar.overrides_sha256 = key.at("overrides_sha256").get<std::string>();
@@ -39,6 +43,27 @@ Result<EngineSidecar> parse_sidecar(std::string_view data) {
     } catch (const std::exception& error) {
         return bad(error.what());
     }
+}
+
+std::string key_fault(const EngineSidecar& found, const EngineSidecar& wanted) {
+    if (found.graph_sha256 != wanted.graph_sha256 || found.weights_sha256 != wanted.weights_sha256 ||
+        found.overrides_sha256 != wanted.overrides_sha256)
+        return "was made of other graphs or weights";
+    const Platform &there = found.platform, &here = wanted.platform;
+    const std::string release = there.tensorrt.substr(0, here.tensorrt.size() + 1);  // C++ is not told the build number
+    const bool same_release = there.tensorrt == here.tensorrt || release == here.tensorrt + ".";
+    const std::tuple<const char*, bool, const std::string&, const std::string&> parts[] = {
+        {"TensorRT", same_release, there.tensorrt, here.tensorrt},
+        {"CUDA", there.cuda == here.cuda, there.cuda, here.cuda},
+        {"the GPU", there.gpu == here.gpu, there.gpu, here.gpu},
+        {"the compute capability", there.compute_capability == here.compute_capability, there.compute_capability,
+         here.compute_capability},
+    };
+    std::string faults;
+    for (const auto& [what, is_same, was, is] : parts)
+        if (!is_same)
+            faults += std::string(faults.empty() ? "was made elsewhere: " : ", ") + what + " was " + was + ", is " + is;
+    return faults;
 }
 
 std::string overrides_digest(const std::map<std::string, std::vector<float>>& values, std::size_t rows, bool half) {

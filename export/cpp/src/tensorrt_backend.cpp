@@ -45,6 +45,8 @@ Result<std::shared_ptr<const Engine>> TensorRtBackend::engine(const std::string&
                                                               const std::string& role, const std::string& overrides) {
     if (const auto found = loaded_.find(name); found != loaded_.end()) return found->second;
     EngineSidecar wanted;
+    const Cuda& cuda = *engines_.cuda;
+    wanted.platform = {engines_.trt->version(), cuda.version, cuda.gpu, cuda.compute_capability};
     wanted.graph_sha256 = manifest_.files.at(role).sha256;
     wanted.weights_sha256 = manifest_.files.at("weights").sha256;
     wanted.overrides_sha256 = overrides;

@@ -65,6 +65,7 @@ Result<const TensorRt*> TensorRt::load(const std::string& path) {
                          std::to_string(NV_TENSORRT_MAJOR) + (NV_TENSORRT_MAJOR == 10 ? ", from 10.3 on." : "."),
                      "Build edge_cl with the headers of the board's TensorRT, or update JetPack."};
     auto result = std::make_unique<TensorRt>();
+    result->version_ = version_text(version);
     result->runtime_.reset(static_cast<nvinfer1::IRuntime*>(create(&logger(), NV_TENSORRT_VERSION)));
     if (!result->runtime_)
         return Error{Code::no_backend, "TensorRT " + version_text(version) + " does not start: " + logger().last() + ".",

@@ -19,10 +19,13 @@ public:
 
     nvinfer1::IRuntime& runtime() const { return *runtime_; }
 
+    const std::string& version() const { return version_; }
+
     /// Return what the library complained of last on this thread's behalf.
     std::string complaint() const;
 
 private:
+    std::string version_;
     std::unique_ptr<nvinfer1::IRuntime> runtime_;
 };
 
