@@ -11,7 +11,8 @@ constexpr const char* kMend = "Export the bundle again on this board, or use the
 }  // namespace
 
 Result<std::shared_ptr<const Engine>> Engine::load(const TensorRt& trt, const std::string& folder,
-                                                   const std::string& name, const EngineSidecar& wanted) {
+                                                   const std::string& name, const EngineSidecar& wanted,
+                                                   const std::shared_ptr<const Engine>& loaded) {
     const std::string path = folder + "/" + name + ".json";
     bool missing = false;
     Result<Bytes> text = read_file(path, kMostSidecar, &missing);
@@ -21,6 +22,7 @@ Result<std::shared_ptr<const Engine>> Engine::load(const TensorRt& trt, const st
     if (!sidecar) return Error{Code::bad_bundle, path + " cannot be trusted: " + sidecar.error().what + ".", kMend};
     if (const std::string fault = key_fault(*sidecar, wanted); !fault.empty())
         return Error{Code::bad_bundle, "The engine of " + path + " " + fault + ".", kMend};
+    if (loaded && loaded->sha256_ == sidecar->file.sha256) return loaded;
     if (Status whole = check_file(folder, sidecar->file); !whole)
         return Error{Code::bad_bundle, whole.error().what, kMend};
     Result<Bytes> data = read_file(folder + "/" + sidecar->file.name, sidecar->file.size);

@@ -23,7 +23,8 @@ public:
         engines_.side = static_cast<std::size_t>(manifest.preprocess.image_size);
     }
 
-    Status load(const Bundle& bundle, const std::string& folder);
+    /// Load what the bundle needs; engines of the version before, or null, serve on where their files are the same.
+    Status load(const Bundle& bundle, const std::string& folder, const TensorRtBackend* previous);
 
     const char* name() const override { return "tensorrt"; }
     bool has_branch(std::int64_t task) const override { return engines_.suffixes.count(task) != 0; }
@@ -38,7 +39,7 @@ private:
 
     Manifest manifest_;
     TensorRtEngines engines_;
-    std::map<std::string, std::shared_ptr<const Engine>> loaded_;
+    std::map<std::string, std::shared_ptr<const Engine>> loaded_, before_;  // by name; before_ only while it loads
 };
 
 Result<std::shared_ptr<const Engine>> TensorRtBackend::engine(const std::string& folder, const std::string& name,
@@ -50,13 +51,16 @@ Result<std::shared_ptr<const Engine>> TensorRtBackend::engine(const std::string&
     wanted.graph_sha256 = manifest_.files.at(role).sha256;
     wanted.weights_sha256 = manifest_.files.at("weights").sha256;
     wanted.overrides_sha256 = overrides;
-    Result<std::shared_ptr<const Engine>> made = Engine::load(*engines_.trt, folder, name, wanted);
+    const auto before = before_.find(name);
+    Result<std::shared_ptr<const Engine>> made = Engine::load(*engines_.trt, folder, name, wanted,
+                                                              before != before_.end() ? before->second : nullptr);
     if (!made) return made.error();
     return loaded_.emplace(name, *made).first->second;
 }
 
-Status TensorRtBackend::load(const Bundle& bundle, const std::string& folder) {
+Status TensorRtBackend::load(const Bundle& bundle, const std::string& folder, const TensorRtBackend* previous) {
     const Cuda::Active active(*engines_.cuda);
+    if (previous != nullptr) before_ = previous->loaded_;
     const bool is_merged = !manifest_.shared && manifest_.has("merged/prefix");
     const std::string role = is_merged ? "merged/prefix" : "prefix";
     for (const std::string& needed : {role, std::string("weights"), std::string("suffix")})
@@ -83,7 +87,9 @@ Status TensorRtBackend::load(const Bundle& bundle, const std::string& folder) {
         fits = (*prefix)->check("features", {-1, static_cast<std::int64_t>(shape.prefix_features())}, &is_half);
     if (!fits) return fits;
     if (is_half) return Error{Code::bad_bundle, "The engine prefix gives its features in fp16.", "Export it again."};
-    return load_suffixes(bundle, folder);
+    fits = load_suffixes(bundle, folder);
+    before_.clear();
+    return fits;
 }
 
 Status TensorRtBackend::load_suffixes(const Bundle& bundle, const std::string& folder) {
@@ -157,13 +163,16 @@ bool has_engines(const std::string& bundle, const BackendOptions& options) {
 }
 
 Result<std::shared_ptr<const Backend>> make_tensorrt_backend(const Bundle& bundle, const BackendOptions& options,
-                                                             const std::shared_ptr<const Backend>&, Watchdog&) {
+                                                             const std::shared_ptr<const Backend>& previous,
+                                                             Watchdog&) {
     Result<const TensorRt*> trt = TensorRt::load(options.tensorrt);
     if (!trt) return trt.error();
     Result<std::shared_ptr<const Cuda>> cuda = Cuda::open();
     if (!cuda) return cuda.error();
     auto backend = std::make_shared<TensorRtBackend>(**trt, *cuda, bundle.manifest());
-    if (Status loaded = backend->load(bundle, folder_of(bundle.path(), options)); !loaded) return loaded.error();
+    const auto* const before = dynamic_cast<const TensorRtBackend*>(previous.get());
+    Status loaded = backend->load(bundle, folder_of(bundle.path(), options), before);
+    if (!loaded) return loaded.error();
     return std::shared_ptr<const Backend>(std::move(backend));
 }
 
