@@ -67,6 +67,12 @@ def decode(
     return Decoded(read, pixels, reduced)
 
 
+def copy_bytes(size: tuple[int, int], spec: Preprocess) -> int:
+    """Return the bytes of the reduced copy of a picture of some size (width, height)."""
+    factor = min(1.0, WORKING_COPY * spec.image_size / min(size))
+    return 3 * round(size[0] * factor) * round(size[1] * factor)
+
+
 @dataclass(frozen=True)
 class Source:
     """Pictures of a learn, decoded when they are first looked at, and their views.

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from edge_cl.budget import Work
 from edge_cl.config import LearnConfig
-from edge_cl.decoded import WORKING_COPY
 from edge_cl.errors import EdgeClError
 from edge_cl.features import Encoder
 from edge_cl.heap import give_back
@@ -31,7 +30,6 @@ PASSING, REDUCED_PASSING = 54, 40  # numbers of a token that one block of width 
 ENCODING = 30  # ... and while encoding
 PIXELS = 2  # floating-point copies of a picture on its way into the network
 LIBRARIES_MB = 65  # buffers that numerical and plotting libraries take when they are first used
-LANDSCAPE = 1.4  # longer side of a picture over its shorter one
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class Footprint:
         matrices: numbers in the weight matrices of a block.
         directions: of the covariance that is known.
         reduced: whether training takes matrix products in bfloat16.
+        copies: bytes of the copies that views are cut from, all together.
         decoding: bytes that the largest picture takes while it is decoded.
     """
 
@@ -60,10 +59,13 @@ class Footprint:
     matrices: int
     directions: int = 0
     reduced: bool = False
+    copies: int = 0
     decoding: int = 0
 
     @classmethod
-    def of(cls, work: Work, encoder: Encoder, directions: int, *, reduced: bool, decoding: int = 0) -> Footprint:
+    def of(
+        cls, work: Work, encoder: Encoder, directions: int, *, reduced: bool, copies: int = 0, decoding: int = 0
+    ) -> Footprint:
         """Return the footprint of a learn on a backbone; see the attributes."""
         backbone = encoder.backbone
         matrices = sum(p.numel() for p in backbone.blocks[0].parameters() if p.ndim == 2)
@@ -77,6 +79,7 @@ class Footprint:
             matrices,
             directions,
             reduced,
+            copies,
             decoding,
         )
 
@@ -91,7 +94,7 @@ class Footprint:
 
     def _pictures_b(self) -> float:
         square = 3 * self.image_size**2
-        return self.work.hold_out * square + self.work.train * square * (1 + LANDSCAPE * WORKING_COPY**2)
+        return (self.work.hold_out + self.work.train) * square + self.copies
 
     def _training_b(self, config: LearnConfig) -> float:
         work = self.work

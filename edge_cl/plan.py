@@ -14,7 +14,7 @@ from edge_cl.budget import REDUCED_TRAINING, REDUCED_VIEW, TRAINING, TimeBudget,
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
 from edge_cl.decode import decoding_bytes
-from edge_cl.decoded import DECODE, decode
+from edge_cl.decoded import DECODE, copy_bytes, decode
 from edge_cl.features import Encoder
 from edge_cl.intake import Intake
 from edge_cl.memory import Footprint, idle_mb
@@ -111,6 +111,7 @@ def make_plan(
         encoder,
         len(model.statistics.scatter.energy),
         reduced=reduces_precision(config, encoder.device),
+        copies=sum(copy_bytes(p.size, encoder.preprocess) for p in intake.train),
         decoding=max(decoding_bytes(p.path, p.size, at_least) for p in pictures),
     )
     if saved is not None:

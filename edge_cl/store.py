@@ -437,6 +437,9 @@ class Store:
                     f"Process {pid or '?'} is writing the store {self.path} ({doing or 'starting'}).",
                     mend="Run the same command again when it has finished.",
                 ) from None
+            except OSError as error:  # of a file system without locks
+                mend = "Put the store on a disk of this machine: --store DIR"
+                raise StoreError(f"The store {self.path} cannot be locked: {error}.", mend=mend) from None
             with suppress(OSError):  # the text only informs; a full disk must not stop a clean-up
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"{os.getpid()} {what}\n".encode(errors="replace"), 0)
@@ -444,7 +447,8 @@ class Store:
             with suppress(OSError):
                 os.ftruncate(descriptor, 0)
         finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone keeps it while a forked child lives
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone keeps it while a forked child lives
             os.close(descriptor)
 
     @contextmanager

@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 import typer
+from PIL import Image
 from safetensors.torch import save_file
 from small import CONFIG, edge_cl, new_learner, write_looks
 
@@ -24,15 +25,19 @@ from edge_cl.budget import Work
 from edge_cl.cli_options import megabytes
 from edge_cl.config import LearnConfig
 from edge_cl.decode import decoding_bytes
+from edge_cl.decoded import copy_bytes, decode
 from edge_cl.errors import EdgeClError, UsageError
 from edge_cl.features import Encoder
 from edge_cl.learner import Learner
 from edge_cl.lora import Adapter
 from edge_cl.memory import LIBRARIES_MB, Footprint, idle_mb, peak_mb, reset_peak
+from edge_cl.pictures import read_unlabelled
 from edge_cl.preprocess import Preprocess
 from edge_cl.statistics import Statistics
 
-FIRST = Footprint(Work(100, 10, 0.5, adapts=True, together=True, distils=False), 192, 65, 12, 4608, 128, 12 * 192**2)
+COPIES = 100 * 3 * 192 * 256
+WORK = Work(100, 10, 0.5, adapts=True, together=True, distils=False)
+FIRST = Footprint(WORK, 192, 65, 12, 4608, 128, 12 * 192**2, copies=COPIES)
 LATER = replace(FIRST, work=replace(FIRST.work, together=False, seen=0.5))
 DEFAULT = LearnConfig()
 
@@ -45,7 +50,7 @@ def test_peak_by_hand(together: bool, micro_batch: int, recompute: bool, reduced
     config = replace(DEFAULT, micro_batch=micro_batch, views=0, recompute=recompute)
     # 100 pictures make four batches of 25; where all blocks are trained, at most two thirds as many go at once.
     square, at_once = 3 * 128**2, ({1: 1, 16: 9, 32: 13} if together else {1: 1, 16: 13, 32: 25})[micro_batch]
-    pictures = 10 * square + 100 * square * (1 + 1.4 * 1.5**2)
+    pictures = 110 * square + COPIES
     blocks = 12 if together else 6
     a_block, passing = (7.5, 40) if reduced else (12, 54)
     saved = blocks + a_block if recompute else blocks * a_block
@@ -160,6 +165,13 @@ def test_the_largest_picture_is_decoded_under_the_limit_too() -> None:
     assert large.peak_mb(DEFAULT) > 500 > FIRST.peak_mb(replace(DEFAULT, method="prototype"))
     with pytest.raises(EdgeClError, match="MB are not enough"):
         large.fit(DEFAULT, 200, 700)
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (480, 640), (4000, 600), (100, 100), (192, 192)])
+def test_what_the_copy_of_a_picture_takes(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    (copy,) = decode(read_unlabelled(tmp_path).pictures, Preprocess(128), copies=True).copies
+    assert np.asarray(copy).nbytes == copy_bytes(size, Preprocess(128))
 
 
 @pytest.mark.parametrize(

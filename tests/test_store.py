@@ -517,6 +517,17 @@ def test_a_reader_overtaken_by_a_writer_reads_the_new_head(tmp_path: Path, monke
         _ = store.head
 
 
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = create(tmp_path / "store")
+
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(StoreError, match=r"cannot be locked: .*No locks available"), store.write("learn"):
+        pass
+
+
 @pytest.mark.parametrize("attempt", [Store.open, Store.exists, create], ids=["open", "exists", "create"])
 def test_a_path_that_may_not_be_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempt: Callable[[Path], object]
