@@ -2,7 +2,8 @@
 
     python examples/cost_curve.py STORE DIR/test --output cost_curve
 
-writes cost_curve.csv and cost_curve.png: backbone passes a picture (one is the whole backbone once) and accuracy.
+writes cost_curve.csv and cost_curve.png: backbone passes a picture (one is the whole backbone once) and accuracy. Task
+branches share in the answer here even where the hold-out pictures said that it wins nothing, and they are not asked.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def measure(learner: Learner, folder: Path) -> list[tuple[str, float, float]]:
     model, encoder = learner.load()
     encoder = replace(encoder, preprocess=model.preprocess)
     model = with_exit(calibrated(model), encoder.prefix_width)
+    shares = {t: replace(b, weight=b.weight or model.config.branch_weight) for t, b in model.branches.items()}
+    model = replace(model, branches={t: b if t in model.adapters else model.branches[t] for t, b in shares.items()})
     head, backend = model.head(), TorchBackend(encoder, model.adapters)
     assert head.exit is not None, "this store has too few hold-out pictures for an exit"
     whole, split = replace(head, exit=None), encoder.backbone.split / encoder.backbone.depth
