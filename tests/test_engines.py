@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from edge_cl.export.engines import prepare_engines, suffix_engines
 from edge_cl.export.exporter import Snapshot, export_bundle
 from edge_cl.learner import Learner
 from edge_cl.recognition import Recogniser
+from edge_cl.runtime import Classifier
 from edge_cl.runtime.onnx import OnnxBackend
 from edge_cl.runtime.tensorrt_bundle import tensorrt_backend
 
@@ -145,6 +147,47 @@ def test_a_new_task_needs_no_engine(
     expected = reference.branch(reference.encode(pixels), 2, [0]).features
     np.testing.assert_allclose(after.branch(after.encode(pixels), 2, [0]).features, expected, atol=1e-4)
     after.close()
+
+
+def grown(learner: Learner, bundle: Bundle, tmp_path: Path) -> Bundle:
+    """Return a merged bundle after a task more: published, its engines not made yet."""
+    shutil.copytree(learner.store.path, tmp_path / "store")
+    grown = Learner.open(tmp_path / "store", device="cpu")
+    grown.learn(write_looks(tmp_path / "three", {"e": 3, "f": 16}), CONFIG)
+    export(grown, bundle.path, layout="merged")
+    return Bundle.open(bundle.path)
+
+
+def test_until_its_engines_are_built_onnx_runtime_answers(
+    learner: Learner, bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a program that starts; one that TensorRT answers for keeps the version in force meanwhile."""
+    bundle = opened(bundles, "merged-fp32", tmp_path)
+    install(monkeypatch, max_batch=MAX_BATCH)
+    monkeypatch.setattr("edge_cl.runtime.classifier.find_spec", lambda name: name)
+    compiler, frame = OnnxCompiler(), np.asarray(picture(3, 50, 40))
+    prepared(bundle, compiler)
+    running = Classifier(bundle.path)
+    bundle = grown(learner, bundle, tmp_path)
+    no_engine = r"has no suffix-2 engine for this board"
+    with pytest.raises(EngineError, match=no_engine):
+        running.reload()
+    assert (running.backend, len(running.classes)) == ("tensorrt", 4)
+    with pytest.raises(EngineError, match=no_engine):
+        Classifier(bundle.path, backend="tensorrt")
+    with pytest.warns(RuntimeWarning, match=rf"^ONNX Runtime answers instead of TensorRT\. .* {no_engine}") as said:
+        started = Classifier(bundle.path)
+    assert [warning.filename for warning in said] == [__file__]
+    assert (started.backend, started.predict(frame).label) == ("onnxruntime", "e")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not started.reload(), "nothing has changed"
+        (bundle.path / "engines" / "prefix.json").touch()
+        assert not started.reload(), "it was tried in vain, and said before"
+    prepared(bundle, compiler)
+    for classifier in (running, started):
+        assert classifier.reload() and not classifier.reload()
+        assert (classifier.backend, classifier.predict(frame).label) == ("tensorrt", "e")
 
 
 def test_if_one_engine_has_to_be_in_fp32_all_are(bundles: dict[str, Path], tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edge_cl.errors import UsageError, did_you_mean
+from edge_cl.errors import EngineError, UsageError, did_you_mean
 from edge_cl.export.bundle import ENGINES, PATIENCE_S, Bundle, BundleError, publication_of, read_manifest
 from edge_cl.recognition import RULES, Prediction, Recogniser
 
@@ -58,16 +60,34 @@ def _tensorrt(bundle: Bundle, threads: int | None, previous: Any) -> Any:
 
 def automatic(path: Path) -> str:
     """Choose a backend: TensorRT for a bundle that has engines, where TensorRT is installed; else ONNX Runtime."""
-    engines = any((path / ENGINES).glob("*.json"))
-    return "tensorrt" if engines and find_spec("tensorrt") and find_spec("pycuda") else "onnxruntime"
+    return "tensorrt" if _engines(path) and find_spec("tensorrt") and find_spec("pycuda") else "onnxruntime"
+
+
+def _engines(path: Path) -> frozenset[tuple[str, int, int]]:
+    """Return what tells the engines that a bundle has from those that it had before."""
+    found = set()
+    for sidecar in (path / ENGINES).glob("*.json"):
+        with suppress(OSError):  # it went this very moment
+            status = sidecar.stat()
+            found.add((sidecar.name, status.st_ino, status.st_mtime_ns))
+    return frozenset(found)
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """One version of a bundle, ready to answer; never changed."""
+    """One version of a bundle, ready to answer; never changed.
+
+    Attributes:
+        bundle: of that version.
+        recogniser: what answers.
+        backend: name of what runs it.
+        engines: that there were when it was loaded, see `_engines`.
+    """
 
     bundle: Bundle
     recogniser: Recogniser
+    backend: str
+    engines: frozenset[tuple[str, int, int]]
 
 
 class Classifier:
@@ -78,13 +98,14 @@ class Classifier:
 
     Args:
         path: directory of the bundle.
-        backend: "auto" (see `automatic`), or one of `BACKENDS`.
+        backend: one of `BACKENDS`; or "auto": see `automatic`, and where an engine is missing or refused, as while
+            engines of a new version are built, ONNX Runtime answers, with a warning.
         threads: CPU threads, for ONNX Runtime.
         rule: how task branches are combined, one of `recognition.RULES`.
 
     Raises:
         BundleError: there is no bundle, or it is damaged, altered, or of another format.
-        EngineError: its engines cannot be run here.
+        EngineError: "tensorrt" was asked for, and its engines cannot be run here.
         UsageError: unknown backend or rule.
     """
 
@@ -96,8 +117,8 @@ class Classifier:
         if rule not in RULES:
             raise UsageError(f"Unknown rule {rule!r}.", mend=did_you_mean(rule, list(RULES)))
         self.path = Path(path)
-        self.backend = automatic(self.path) if backend == "auto" else backend
-        self._threads, self._rule = threads, rule
+        self._asked, self._threads, self._rule = backend, threads, rule
+        self._warned = False
         self._loading = threading.Lock()
         self._loaded = self._load(None)
 
@@ -105,6 +126,11 @@ class Classifier:
     def version(self) -> int:
         """The store's version that answers."""
         return self._loaded.bundle.manifest.version
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that answers."""
+        return self._loaded.backend
 
     @property
     def classes(self) -> list[str]:
@@ -142,17 +168,24 @@ class Classifier:
     def reload(self) -> bool:
         """Put the bundle's present version in force, if it is another; return whether it was.
 
-        Frames are answered meanwhile. If the new version cannot be loaded, the one in force stays.
+        Frames are answered meanwhile. If the new version cannot be loaded, the one in force stays. Where ONNX Runtime
+        answers because engines were missing ("auto"), TensorRT takes over when they have come, which counts as another.
 
         Raises:
             BundleError: it cannot be loaded.
+            EngineError: TensorRT answers, and the new version's engines cannot be run, or are still being built.
         """
         with self._loading:
             before = self._loaded
-            if read_manifest(self.path) == before.bundle.manifest:
+            same = read_manifest(self.path) == before.bundle.manifest
+            if same and not self._engines_came(before):
                 return False
             self._loaded = self._load(before)
-            return True
+            return not same or self._loaded.backend != before.backend
+
+    def _engines_came(self, before: _Loaded) -> bool:
+        waiting = self._asked == "auto" and before.backend != "tensorrt"
+        return waiting and _engines(self.path) != before.engines
 
     def _load(self, before: _Loaded | None) -> _Loaded:
         deadline = time.monotonic() + PATIENCE_S
@@ -172,8 +205,28 @@ class Classifier:
                 f"{self.path} knows no class yet.", mend=f"edge-cl learn --new-classes DIR --export {self.path}"
             )
         head = bundle.head()  # first what an update changes, then the graphs, which take longer
-        made = BACKENDS[self.backend](bundle, self._threads, before.recogniser.backend if before else None)
-        return _Loaded(bundle, Recogniser(made, head, names, self._rule))
+        engines = _engines(self.path)
+        backend, made = self._backend_of(bundle, before)
+        return _Loaded(bundle, Recogniser(made, head, names, self._rule), backend, engines)
+
+    def _backend_of(self, bundle: Bundle, before: _Loaded | None) -> tuple[str, Any]:
+        """Make the backend that was asked for; return its name and the backend."""
+
+        def make(name: str) -> tuple[str, Any]:
+            previous = before.recogniser.backend if before and before.backend == name else None
+            return name, BACKENDS[name](bundle, self._threads, previous)
+
+        name = automatic(self.path) if self._asked == "auto" else self._asked
+        try:
+            return make(name)
+        except EngineError as error:
+            # Where TensorRT answers already, the version in force stays: better than to become many times slower.
+            if self._asked != "auto" or (before and before.backend == name):
+                raise
+            if not self._warned:
+                self._warned = True
+                warnings.warn(f"ONNX Runtime answers instead of TensorRT. {error}", RuntimeWarning, stacklevel=5)
+            return make("onnxruntime")
 
 
 def _centre(recogniser: Recogniser, frame: Frame) -> Frame:
