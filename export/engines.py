@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from edge_cl.backend import BASE, BATCH_SIZE
 from edge_cl.durable import make_directory
 from edge_cl.errors import EngineError
-from edge_cl.export.bundle import ENGINES, Bundle, Factors
+from edge_cl.export.bundle import ENGINES, Bundle, Factors, read_manifest
 from edge_cl.export.engine import BuildOptions, Progress, Say, workspace_mb
 from edge_cl.export.engine_key import EngineFolder, EngineKey, Platform
 from edge_cl.export.engine_source import EngineSource, Weights
 from edge_cl.export.ladder import Compiler, EngineRequest, Prepared, prepare_engine
+from edge_cl.export.publication import locked
 from edge_cl.export.reference import Example, Reference
 
 TIMING_CACHE = "timing.cache"
@@ -97,6 +98,8 @@ def prepare_engines(
 ) -> dict[str, Prepared]:
     """Find, refit or build every engine of a bundle, each checked against the reference before it is put in force.
 
+    The bundle stays locked until all are made: no later version can come, and get its engines, while these are built.
+
     Args:
         bundle: opened.
         compiler: makes and runs engines.
@@ -110,8 +113,26 @@ def prepare_engines(
         The engines by name.
 
     Raises:
-        EngineError: one of them cannot be made; those before it are in force.
+        EngineError: one of them cannot be made, those before it are in force; or the bundle is not the one opened.
+        BundleError: another process is writing the bundle.
     """
+    with locked(bundle.path):
+        if read_manifest(bundle.path) != bundle.manifest:
+            raise EngineError(
+                f"{bundle.path} was updated before its engines were made.", mend="Run the same command again."
+            )
+        return _prepare_all(bundle, compiler, max_batch, memory_mb, previous, progress, say)
+
+
+def _prepare_all(
+    bundle: Bundle,
+    compiler: Compiler,
+    max_batch: int,
+    memory_mb: float,
+    previous: Bundle | None,
+    progress: Progress | None,
+    say: Say,
+) -> dict[str, Prepared]:
     folder = folder_of(bundle)
     make_directory(folder.path)
     folders = [folder, *([folder_of(previous)] if previous else [])]

@@ -50,19 +50,7 @@ class Publication:
             BundleError: it holds something else, cannot be written, or another process is writing it.
         """
         require_vacant(out)
-        try:
-            make_directory(out)
-            descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise _unwritable(out, error) from error
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BundleError(
-                    f"Another process is writing the bundle {out}.",
-                    mend="Run the same command again when it has finished.",
-                ) from None
+        with locked(out):
             try:
                 yield cls(out, _previous(out))
             except OSError as error:
@@ -70,8 +58,6 @@ class Publication:
                     f"The bundle {out} could not be written: {error.strerror}.",
                     mend="Free some space and run the same command again; the bundle in force is whole.",
                 ) from error
-        finally:
-            os.close(descriptor)
 
     def put(self, role: str, suffix: str, data: bytes) -> FileRef:
         """Write a file under the name that its content gives it, unless it is there already."""
@@ -97,6 +83,31 @@ class Publication:
         for path in self.out.iterdir():
             if is_bundle_file(path.name) and path.name not in named:
                 path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep other processes from writing a bundle, its engines included.
+
+    Raises:
+        BundleError: its directory cannot be written, or another process is writing it.
+    """
+    try:
+        make_directory(out)
+        descriptor = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BundleError(
+                f"Another process is writing the bundle {out}.",
+                mend="Run the same command again when it has finished.",
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def require_vacant(out: Path) -> None:

@@ -15,7 +15,7 @@ from test_ladder import OnnxCompiler, overflow_in_fp16
 
 from edge_cl.backend import BASE
 from edge_cl.errors import EngineError
-from edge_cl.export.bundle import Bundle
+from edge_cl.export.bundle import Bundle, BundleError
 from edge_cl.export.engines import prepare_engines, suffix_engines
 from edge_cl.export.exporter import Snapshot, export_bundle
 from edge_cl.learner import Learner
@@ -188,6 +188,34 @@ def test_until_its_engines_are_built_onnx_runtime_answers(
     for classifier in (running, started):
         assert classifier.reload() and not classifier.reload()
         assert (classifier.backend, classifier.predict(frame).label) == ("tensorrt", "e")
+
+
+def test_one_process_makes_engines_at_a_time(learner: Learner, bundles: dict[str, Path], tmp_path: Path) -> None:
+    """Nobody publishes or makes other engines meanwhile, and an older version's never take the place of a newer's."""
+    bundle = opened(bundles, "merged-fp32", tmp_path)
+    others: list[str] = []
+
+    class Slow(OnnxCompiler):
+        def build(self, graph, options, *, progress, say):  # type: ignore[no-untyped-def]
+            for other in (lambda: export(learner, bundle.path), lambda: prepared(bundle, OnnxCompiler())):
+                with pytest.raises(BundleError, match="Another process is writing the bundle") as refused:
+                    other()
+                others.append(refused.value.mend)
+            return super().build(graph, options, progress=progress, say=say)
+
+    prepared(bundle, Slow())
+    assert set(others) == {"Run the same command again when it has finished."} and len(others) == 4
+    assert Bundle.open(bundle.path).manifest == bundle.manifest
+    newer = grown(learner, bundle, tmp_path)
+    made, _ = prepared(newer, OnnxCompiler())
+    before = engine_files(bundle)
+    with pytest.raises(EngineError, match=r"was updated before its engines were made\.\nRun the same command again"):
+        prepared(bundle, OnnxCompiler())
+    assert engine_files(bundle) == before and "suffix-2" in made
+
+
+def engine_files(bundle: Bundle) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (bundle.path / "engines").iterdir()}
 
 
 def test_if_one_engine_has_to_be_in_fp32_all_are(bundles: dict[str, Path], tmp_path: Path) -> None:
