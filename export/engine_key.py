@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,11 @@ class EngineFolder:
 
     path: Path
 
+    def make(self) -> None:
+        """Make the directory, if it is not there; raises EngineError where it cannot be."""
+        with self._written():
+            make_directory(self.path)
+
     def sidecar(self, name: str) -> Sidecar:
         """Return what is known of an engine.
 
@@ -233,18 +239,32 @@ class EngineFolder:
 
         Returns:
             Path of the engine's file.
+
+        Raises:
+            EngineError: it cannot be written; the one in force is as it was.
         """
-        make_directory(self.path)
         digest = hashlib.sha256(engine).hexdigest()
         path, ref = self.path / f"{name}-{digest[:16]}.engine", ObjectRef(digest, len(engine))
-        if object_fault(path, ref):
-            replace_bytes(path, engine)
         whole = replace(sidecar, file=path.name, engine=ref)
-        replace_bytes(self._json(name), whole.encode())
-        for old in self.path.glob(f"{name}-{'?' * 16}.engine"):
-            if old != path:
-                old.unlink(missing_ok=True)
+        self.make()
+        with self._written():
+            if object_fault(path, ref):
+                replace_bytes(path, engine)
+            replace_bytes(self._json(name), whole.encode())
+            for old in self.path.glob(f"{name}-{'?' * 16}.engine"):
+                if old != path:
+                    old.unlink(missing_ok=True)
         return path
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise EngineError(
+                f"The engines in {self.path} could not be written: {error.strerror}.",
+                mend="Free some space and run the same command again; the engines in force are whole.",
+            ) from error
 
     def _json(self, name: str) -> Path:
         return self.path / f"{name}.json"

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from edge_cl.backend import BASE, BATCH_SIZE
-from edge_cl.durable import make_directory
 from edge_cl.errors import EngineError
 from edge_cl.export.bundle import ENGINES, Bundle, Factors, read_manifest
 from edge_cl.export.engine import BuildOptions, Progress, Say, workspace_mb
@@ -134,7 +133,7 @@ def _prepare_all(
     say: Say,
 ) -> dict[str, Prepared]:
     folder = folder_of(bundle)
-    make_directory(folder.path)
+    folder.make()  # now: builds keep their timings in there
     folders = [folder, *([folder_of(previous)] if previous else [])]
     requests = _requests(bundle, max_batch, memory_mb)
 

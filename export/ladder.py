@@ -182,16 +182,17 @@ class _Ladder:
                 self.say(f"no refit, because {len(fixed)} weights that are fixed in it changed ({min(fixed)}, ...)")
                 return None
             engine = folder.read(old)
-            if not changed:
+            if changed:
+                self.say(f"refitting {len(changed)} weights")
+                engine = self.compiler.refit(engine, graph.weights, changed)
+                new = replace(new, made="refitted", deviation=self._check(engine, new.key.precision))
+            else:
                 self.say("the one before, all of whose weights are the same")
-                return self._in_force(engine, replace(new, made=old.made, deviation=old.deviation), "kept")
-            self.say(f"refitting {len(changed)} weights")
-            engine = self.compiler.refit(engine, graph.weights, changed)
-            deviation = self._check(engine, new.key.precision)
+                new = replace(new, made=old.made, deviation=old.deviation)
         except EngineError as error:
             self.say(f"no refit ({'; '.join(error.faults)})")
             return None
-        return self._in_force(engine, replace(new, made="refitted", deviation=deviation), "refitted")
+        return self._in_force(engine, new, "refitted" if changed else "kept")  # not in the try: a build is no help
 
     def _built(self, graph: EngineGraph, new: Sidecar, failed: list[str]) -> Prepared | None:
         precision = new.key.precision

@@ -322,6 +322,35 @@ def test_a_power_cut_leaves_the_old_or_the_new_engine(last: int, folder: EngineF
     assert [path.name for path in folder.path.glob("*.engine")] == [folder.sidecar("prefix").file]
 
 
+@pytest.mark.parametrize("step", ["kept", "refitted", "built"])
+def test_a_full_disk_leaves_the_old_engine(
+    step: str, graphs: Graphs, folder: EngineFolder, tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said at once: no other step of the ladder is tried, which would take minutes and fail alike."""
+    compiler, request = OnnxCompiler(), request_of(graphs.source("prefix"))
+    changed = {
+        "kept": replace(graphs.source("prefix"), graph_sha256="another file"),
+        "refitted": replace(graphs.source("prefix"), overrides=moved(tiny_backbone, 5)),
+        "built": replace(graphs.source("prefix"), overrides={"pos_embed": np.ones((1, 5, 64), np.float32)}),
+    }
+    before, _ = prepare(request, folder, compiler)
+    files = {path.name for path in folder.path.iterdir()}
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(EngineError) as refused:
+        patched.setattr(Path, "write_bytes", full)
+        prepare(request_of(changed[step]), folder, compiler)
+    assert refused.value.faults == (f"The engines in {folder.path} could not be written: No space left on device.",)
+    assert refused.value.mend.startswith("Free some space and run the same command again")
+    assert [call.split()[0] for call in compiler.calls[1:]] == {"kept": [], "refitted": ["refit"], "built": ["build"]}[
+        step
+    ]
+    assert prepare(request, folder, compiler)[0] == replace(before, made="at hand")
+    assert {path.name for path in folder.path.iterdir()} == files
+
+
 def _no_source(tmp_path: Path) -> EngineSource:
     return EngineSource(tmp_path / "none.onnx", "fp32", "g", "w")
 
