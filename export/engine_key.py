@@ -150,7 +150,7 @@ class Sidecar:
 
     @classmethod
     def decode(cls, data: bytes) -> Sidecar:
-        """Read a JSON file's bytes; raises ValueError, KeyError or TypeError."""
+        """Read a JSON file's bytes; raises ValueError, KeyError, TypeError, AttributeError or RecursionError."""
         outer = json.loads(data)
         value = dict(outer["engine"])
         if hashlib.sha256(canonical_json(value)).hexdigest() != outer["sha256"]:
@@ -191,7 +191,7 @@ class EngineFolder:
             raise EngineError(f"no engine at {path}") from None
         except OSError as error:
             raise EngineError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise EngineError(f"{path} cannot be trusted: {error}") from error
 
     def read(self, sidecar: Sidecar) -> bytes:

@@ -276,6 +276,11 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "sidecar truncated": ("*.json", truncate, "cannot be trusted"),
     "sidecar gone": ("*.json", Path.unlink, "no engine at"),
     "sidecar of nobody": ("*.json", lambda path: path.write_text("[]") and None, "cannot be trusted"),
+    "sidecar nested too deep": (
+        "*.json",
+        lambda path: path.write_text('{"engine":' + "[" * 200_000) and None,
+        "cannot be trusted",
+    ),
     "sidecar altered": (
         "*.json",
         lambda path: path.write_text(path.read_text().replace("Orin", "Thor")) and None,
