@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from edge_cl.runtime.nvidia import Gpu, Module
 from edge_cl.version import ObjectRef, canonical_json, object_fault, pretty
 
 FORMAT = 1
+
+_FILE = re.compile(r"(prefix|suffix(-base|-\d+)?)(-[0-9a-f]{16}\.engine|\.json)", re.ASCII)
+_PARTIAL = re.compile(rf"\.{_FILE.pattern}\.tmp", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -248,6 +252,8 @@ class EngineFolder:
         whole = replace(sidecar, file=path.name, engine=ref)
         self.make()
         with self._written():
+            for left in self.path.glob(f".{name}-{'?' * 16}.engine.tmp"):  # by a power cut: its space is needed now
+                left.unlink()
             if object_fault(path, ref):
                 replace_bytes(path, engine)
             replace_bytes(self._json(name), whole.encode())
@@ -255,6 +261,20 @@ class EngineFolder:
                 if old != path:
                     old.unlink(missing_ok=True)
         return path
+
+    def sweep(self, names: Collection[str]) -> None:
+        """Remove engines of other names than those wanted, and whatever of ours no JSON names, half written files too.
+
+        Raises:
+            EngineError: they cannot be removed, or the JSON of a name that is wanted cannot be trusted.
+        """
+        kept = {self._json(name).name for name in names} | {self.sidecar(name).file for name in names}
+        with self._written():
+            # A JSON goes before the engine that it names.
+            for path in sorted(self.path.iterdir(), key=lambda path: path.suffix != ".json"):
+                ours = _FILE.fullmatch(path.name) or _PARTIAL.fullmatch(path.name)
+                if ours and path.name not in kept:
+                    path.unlink(missing_ok=True)
 
     @contextmanager
     def _written(self) -> Iterator[None]:

@@ -148,6 +148,7 @@ def _prepare_all(
     if len({engine.precision for engine in prepared.values()}) > 1:  # tokens pass between them
         say("one engine has to be in fp32, so all are.")
         prepared = {name: prepare(request, widened=True) for name, request in requests.items()}
+    folder.sweep(requests)
     return prepared
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from fake_nvidia import install
 from small import CONFIG, new_learner, picture, write_looks
-from test_ladder import OnnxCompiler, overflow_in_fp16
+from test_ladder import OnnxCompiler, overflow_in_fp16, refuse
 
 from edge_cl.backend import BASE
 from edge_cl.errors import EngineError
 from edge_cl.export.bundle import Bundle, BundleError
-from edge_cl.export.engines import prepare_engines, suffix_engines
+from edge_cl.export.engines import folder_of, prepare_engines, suffix_engines
 from edge_cl.export.exporter import Snapshot, export_bundle
 from edge_cl.learner import Learner
 from edge_cl.recognition import Recogniser
@@ -212,6 +212,42 @@ def test_one_process_makes_engines_at_a_time(learner: Learner, bundles: dict[str
     with pytest.raises(EngineError, match=r"was updated before its engines were made\.\nRun the same command again"):
         prepared(bundle, OnnxCompiler())
     assert engine_files(bundle) == before and "suffix-2" in made
+
+
+def test_engines_that_nothing_wants_any_more_go(learner: Learner, bundles: dict[str, Path], tmp_path: Path) -> None:
+    """Those of forgotten tasks, of another layout, and what was left half written; nothing of anyone else's."""
+    bundle, compiler = opened(bundles, "merged-fp32", tmp_path), OnnxCompiler()
+    prepared(bundle, compiler)
+    assert engines_in(bundle) == {"prefix", "suffix-base", "suffix-1"}
+    hexadecimal = "0123456789abcdef"
+    leftovers = [f"prefix-{hexadecimal}.engine", f".suffix-7-{hexadecimal}.engine.tmp", ".suffix-7.json.tmp"]
+    foreign = ["timing.cache", "notes.json", f"mine-{hexadecimal}.engine", ".x.tmp"]
+    for name in (*leftovers, *foreign):
+        (bundle.path / "engines" / name).write_text("x")
+    shutil.copytree(learner.store.path, tmp_path / "store")
+    forgetful = Learner.open(tmp_path / "store", device="cpu")
+    forgetful.forget(["c", "d"])
+    for layout, expected in (("merged", {"prefix", "suffix-base"}), ("shared", {"prefix", "suffix"})):
+        export(forgetful, bundle.path, layout=layout)
+        before = engine_files(bundle)
+        with pytest.raises(EngineError):
+            prepared(Bundle.open(bundle.path), OnnxCompiler(replace(compiler.where, gpu="Thor"), refuse))
+        assert engine_files(bundle) == before, "only when all are made"
+        prepared(Bundle.open(bundle.path), compiler)
+        files = engine_files(bundle)
+        assert engines_in(bundle) == expected
+        assert set(files) - set(foreign) == {f"{name}.json" for name in expected} | set(named(bundle, expected))
+        assert set(foreign) <= set(files)
+
+
+def engines_in(bundle: Bundle) -> set[str]:
+    """Names of the engines that there are."""
+    return {path.stem for path in (bundle.path / "engines").glob("*.json")} - {"notes"}
+
+
+def named(bundle: Bundle, names: set[str]) -> list[str]:
+    """Files that the JSON of these engines names."""
+    return [folder_of(bundle).sidecar(name).file for name in names]
 
 
 def engine_files(bundle: Bundle) -> dict[str, bytes]:

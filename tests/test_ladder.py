@@ -324,7 +324,7 @@ def test_a_power_cut_leaves_the_old_or_the_new_engine(last: int, folder: EngineF
     assert status == 0 or found in (b"old engine", b"new engine")
     folder.store("prefix", b"third engine", old)
     assert folder.load("prefix", key) == b"third engine"
-    assert [path.name for path in folder.path.glob("*.engine")] == [folder.sidecar("prefix").file]
+    assert {path.name for path in folder.path.iterdir()} == {"prefix.json", folder.sidecar("prefix").file}
 
 
 @pytest.mark.parametrize("step", ["kept", "refitted", "built"])
