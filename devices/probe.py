@@ -216,8 +216,8 @@ def _installed(status: str) -> Iterator[tuple[str, str]]:
 
 
 def _power_mode(root: Path) -> int | None:
-    """Read the mode in force, which nvpmodel keeps as "pmode:0002"."""
-    match = re.match(r"\s*pmode:(\d{1,9})\s*$", _text(root / "var/lib/nvpmodel/status"))
+    """Read the mode in force, which nvpmodel keeps as "pmode:0002", or as "pmode:0002 fmode:quiet" with the fan's."""
+    match = re.match(r"\s*pmode:(\d{1,9})(?:\s|$)", _text(root / "var/lib/nvpmodel/status"))
     return int(match[1]) if match else None
 
 

@@ -105,7 +105,17 @@ def test_the_package_of_jetpack_beats_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "mode"), [("pmode:0002", 2), ("pmode:0002 \n", 2), ("pmode:2x", None), ("fmode:1", None), ("", None)]
+    ("status", "mode"),
+    [
+        ("pmode:0002", 2),
+        ("pmode:0002 \n", 2),
+        ("pmode:0000 fmode:quiet\n", 0),
+        ("pmode:0003\nfmode:cool", 3),
+        ("pmode:2x", None),
+        ("pmode:2x fmode:quiet", None),
+        ("fmode:1", None),
+        ("", None),
+    ],
 )
 def test_the_power_mode_in_force(tmp_path: Path, status: str, mode: int | None) -> None:
     (tmp_path / "var/lib/nvpmodel").mkdir(parents=True)
