@@ -6,6 +6,7 @@ python -m edge_cl.latency BUNDLE BACKEND RULE THREADS     one classifier in a pr
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -222,10 +223,17 @@ def _rows(arms: Sequence[_Arm], seconds: Sequence[Sequence[float]], threads: int
 
 
 def _fresh(arm: _Arm, threads: int) -> dict[str, float]:
-    """Start a process that loads the bundle and answers once."""
+    """Start a process that loads the bundle and answers once; raises EdgeClError where it fails."""
     start = time.time()
     command = [sys.executable, "-m", __name__, str(arm.bundle), arm.backend, arm.rule, str(threads)]
-    done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        raise EdgeClError(
+            f"A process that answers from {arm.bundle} ended with status {run.returncode}.",
+            run.stderr.strip() or "It said nothing: it may have been killed, as where memory is short.",
+            mend=f"Run it by itself: {shlex.join(command)}",
+        )
+    done = json.loads(run.stdout)
     return {"start_s": done["answered"] - start, "memory_mb": done["memory_mb"]}
 
 

@@ -11,7 +11,8 @@ from deployed import Deployed, graphs_once
 from PIL import Image
 from small import edge_cl
 
-from edge_cl.latency import BARE, with_tasks
+from edge_cl.errors import EdgeClError
+from edge_cl.latency import BARE, _Arm, _fresh, with_tasks
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -55,3 +56,12 @@ def test_the_command_measures_every_way(deployed: Deployed, tmp_path: Path) -> N
     assert len(list(csv.DictReader((out / "rows.csv").read_text().splitlines()))) == len(rows)
     with Image.open(out / "plot.png") as image:
         assert image.size[0] > 600
+
+
+def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
+    arm = _Arm("1 tasks, routed", tmp_path, "onnxruntime", "shared", "fp32", 1, "routed", lambda frames: None)
+    with pytest.raises(EdgeClError) as failed:
+        _fresh(arm, 1)
+    assert failed.value.faults[0] == f"A process that answers from {tmp_path} ended with status 1."
+    assert f"{tmp_path} is no bundle: it has no manifest.json." in failed.value.faults[1]
+    assert failed.value.mend.endswith(f"-m edge_cl.latency {tmp_path} onnxruntime routed 1")
