@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -42,10 +43,17 @@ class Device:
         self.runs: list[tuple[str, int]] = []
         self.memory_limit = 1 << 40
         self.deserialised = 0
+        self.engines: weakref.WeakSet[Any] = weakref.WeakSet()  # that live
+        self.leaks = 0  # of pinned memory whose array went where no context was current
 
     def need_context(self) -> None:
         if not getattr(self.stack, "depth", 0):
             raise CudaError("invalid device context")
+
+    def unpin(self, address: int) -> None:
+        self.leaks += not getattr(self.stack, "depth", 0)
+        self.pinned.remove(address)
+        del self.live[address]
 
     def memory(self, size: int) -> tuple[int, Any]:
         self.need_context()
@@ -113,7 +121,9 @@ def driver(device: Device) -> ModuleType:
         address, raw = device.memory(size)
         device.pinned.append(address)
         array = np.frombuffer(raw, dtype, int(np.prod(shape)), address - ctypes.addressof(raw)).reshape(shape)
-        return _with_base(array, SimpleNamespace(get_device_pointer=lambda: address))
+        pinned = _with_base(array, SimpleNamespace(get_device_pointer=lambda: address))
+        weakref.finalize(pinned, device.unpin, address).atexit = False
+        return pinned
 
     def to_device(array: np.ndarray) -> Allocation:
         memory = Allocation(device, array.nbytes)
@@ -241,7 +251,8 @@ def tensorrt(device: Device, max_batch: int) -> ModuleType:
                 self.logger.log(1, "Serialization assertion\n magicTag failed")
                 return None
             device.deserialised += 1
-            return Engine(data)
+            device.engines.add(engine := Engine(data))
+            return engine
 
     values = {
         "__version__": "10.3.0",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +190,47 @@ def test_until_its_engines_are_built_onnx_runtime_answers(
     for classifier in (running, started):
         assert classifier.reload() and not classifier.reload()
         assert (classifier.backend, classifier.predict(frame).label) == ("tensorrt", "e")
+
+
+@pytest.mark.parametrize("layout", ["shared", "merged"])
+def test_a_replaced_backend_gives_its_memory_back(
+    layout: str, learner: Learner, bundles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the next call, without Python's collector, whichever thread let go of it last; not while a call runs on it."""
+    bundle = opened(bundles, f"{layout}-fp32", tmp_path)
+    device, compiler = install(monkeypatch, max_batch=MAX_BATCH), OnnxCompiler()
+    frame = np.asarray(picture(9, 50, 40))
+    shutil.copytree(learner.store.path, tmp_path / "store")
+    renamed = Learner.open(tmp_path / "store", device="cpu")
+    prepared(bundle, compiler)
+    classifier = Classifier(bundle.path, backend="tensorrt")
+    before, engines = len(device.live), len(device.engines)
+    held = []
+
+    def let_go() -> None:
+        recogniser = held.pop().recogniser
+        recogniser.predict([recogniser.backend.preprocess.centre(picture(9, 50))])
+
+    gc.collect()
+    gc.disable()
+    try:
+        for names in ("cC", "Cc", "cC"):
+            held.append(classifier._loaded)
+            renamed.rename(*names)
+            export(renamed, bundle.path, layout=layout)
+            prepared(Bundle.open(bundle.path), compiler)
+            assert classifier.reload()
+            classifier.predict(frame)
+            both = len(device.live)
+            assert both > before and len(device.engines) == (engines if layout == "shared" else 2 * engines)
+            thread = threading.Thread(target=let_go)  # as a call in flight, which ends after the reload
+            thread.start()
+            thread.join()
+            assert not held and len(device.live) == both, "a thread that lets go has no context"
+            classifier.predict(frame)
+            assert (len(device.live), len(device.engines), device.leaks) == (before, engines, 0)
+    finally:
+        gc.enable()
 
 
 def test_one_process_makes_engines_at_a_time(learner: Learner, bundles: dict[str, Path], tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import contextlib
 import functools
 import importlib
 import re
+import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -92,6 +93,20 @@ class Pinned:
     address: int
 
 
+_due: deque[tuple[Gpu, Callable[[], None]]] = deque()  # of owners that are gone, of all GPUs opened
+
+
+def release_due() -> None:
+    """Release what `Gpu.when_gone` was given, of owners that are gone."""
+    while True:
+        try:
+            gpu, release = _due.popleft()
+        except IndexError:
+            return
+        with gpu.current():
+            release()
+
+
 class Gpu:
     """One GPU through PyCUDA, in its primary context: the one that torch and TensorRT use too.
 
@@ -148,8 +163,26 @@ class Gpu:
         """Handle of the one stream that all work goes through, not the default stream."""
         return int(self._stream.handle)
 
+    def when_gone(self, owner: object, release: Callable[[], None]) -> None:
+        """Have something released when its owner is gone and a context is `active` next.
+
+        The owner may go at any moment and in any thread: where the context is not current, PyCUDA only warns and leaks.
+
+        Args:
+            owner: whatever it belongs to.
+            release: is called with the context current; it must not hold the owner.
+        """
+        weakref.finalize(owner, _due.append, (self, release)).atexit = False
+
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
+        """Release what is due, and make the context `current`."""
+        release_due()
+        with self.current():
+            yield
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
         """Make the primary context current in this thread; what CUDA reports is raised as EngineError."""
         self._primary.push()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import copy
+import functools
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from edge_cl.errors import EngineError
 from edge_cl.preprocess import Pixels, Preprocess
 from edge_cl.runtime.device_tokens import DeviceTokens, TokenBuffer, TokenPool
 from edge_cl.runtime.execution import Execution
-from edge_cl.runtime.nvidia import Gpu, Module, Pinned, tensorrt_module
+from edge_cl.runtime.nvidia import Gpu, Module, Pinned, release_due, tensorrt_module
 from edge_cl.statistics import Array
 
 ALIGNMENT = 256  # bytes; TensorRT's kernels expect that of every address
@@ -39,6 +40,75 @@ def _close_all() -> None:
     """Release engines before PyCUDA lets go of the context that they live in."""
     for backend in list(_backends):
         backend.close()
+    release_due()
+
+
+class _Resources:
+    """Engines and memory that a backend shares with those that `with_adapters` makes of it.
+
+    They are released soon after nobody holds them any more, neither a backend nor a call in flight nor an encoding.
+    """
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.lock = threading.RLock()
+        self.executions: list[Execution] = []
+        self.pinned: dict[str, Pinned] = {}
+        self._memory: dict[int, Any] = {}  # by address
+        gpu.when_gone(self, functools.partial(_release, self.executions, self.pinned, self._memory))
+
+    def allocate(self, size: int) -> Any:
+        """Allocate so many bytes of device memory."""
+        return self.keep(self.gpu.allocate(size))
+
+    def keep(self, memory: Any) -> Any:
+        """Hold device memory until it is freed, here or with all the rest."""
+        self._memory[int(memory)] = memory
+        return memory
+
+    def free(self, address: int) -> None:
+        """Free device memory, unless everything was released meanwhile."""
+        if (memory := self._memory.pop(address, None)) is not None:
+            memory.free()
+
+    def read(self, unit: tuple[int, int], kind: npt.DTypeLike, tokens: DeviceTokens) -> npt.NDArray[np.generic]:
+        """Copy tokens to the host, (B, N, D); the unit is (N, D)."""
+        with self.active():
+            parts = [self.gpu.download(address, (count, *unit), kind) for address, count in tokens.stretches()]
+        return np.concatenate([np.empty((0, *unit), kind), *parts])
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Let no other thread in, and make the context current."""
+        with self.lock:
+            if not self.executions:
+                raise EngineError("The backend is closed.", mend="Open the bundle again.")
+            with self.gpu.active():
+                try:
+                    yield
+                except BaseException:
+                    with suppress(Exception):
+                        self.gpu.synchronise()  # what is still running must not meet the next batch in the buffers
+                    raise
+
+    def close(self) -> None:
+        """Release everything now."""
+        with self.lock:
+            if not self.executions:
+                return
+            with self.gpu.active():
+                self.gpu.synchronise()
+                _release(self.executions, self.pinned, self._memory)
+
+
+def _release(executions: list[Execution], pinned: dict[str, Pinned], memory: dict[int, Any]) -> None:
+    """Release what there is, with the context current: pinned memory goes with its array."""
+    while executions:
+        executions.pop().close()
+    pinned.clear()
+    for address in list(memory):
+        if (allocation := memory.pop(address, None)) is not None:
+            allocation.free()
 
 
 class TensorRTBackend:
@@ -80,12 +150,8 @@ class TensorRTBackend:
         self.gpu = gpu or Gpu()
         self.names = names
         self._preprocess, self._summaries = preprocess, summaries
-        # What follows is one for all backends that `with_adapters` makes of this one.
-        self._lock = threading.RLock()
-        self._executions: list[Execution] = []
-        self._memory: dict[int, Any] = {}  # by address
-        self._forgotten: list[int] = []
-        self._pinned: dict[str, Pinned] = {}
+        self._resources = _Resources(self.gpu)
+        self._pinned = self._resources.pinned
         try:
             with self.gpu.active():
                 self._load(prefix, suffix, adapters)
@@ -119,8 +185,11 @@ class TensorRTBackend:
         ):
             shape = (self.max_batch, *execution.shape(tensor)[1:])
             self._pinned[name] = self.gpu.pinned(shape, execution.dtypes[tensor])
-        self._pool = TokenPool(self._allocate, self.max_batch, row_bytes, BUFFERS, self._read)
-        self._selected = int(self._allocate(self.max_batch * row_bytes))
+        resources = self._resources
+        # The pool holds the resources, and no backend: in a circle they would stay until the collector comes.
+        read = functools.partial(resources.read, (self._tokens, self._width), self._prefix.dtypes["tokens"])
+        self._pool = TokenPool(resources.allocate, self.max_batch, row_bytes, BUFFERS, read)
+        self._selected = int(resources.allocate(self.max_batch * row_bytes))
         self._adapters = self._uploaded(adapters)
 
     def _execution(self, source: EngineFile, name: str, inputs: set[str], outputs: set[str]) -> Execution:
@@ -129,7 +198,7 @@ class TensorRTBackend:
         except OSError as error:
             raise EngineError(f"The {name} engine cannot be read: {error}.", mend=AGAIN) from error
         execution = Execution(self.trt, self.gpu, engine, name)
-        self._executions.append(execution)
+        self._resources.executions.append(execution)
         if set(execution.inputs) != inputs or set(execution.outputs) != outputs:
             takes, gives = ", ".join(execution.inputs), ", ".join(execution.outputs)
             raise EngineError(f"The {name} engine is of something else: it makes {gives} of {takes}.", mend=AGAIN)
@@ -169,9 +238,8 @@ class TensorRTBackend:
                     raise EngineError(
                         f"Task {task}: {name} is {value.shape}, the suffix engine takes {shape}.", mend=AGAIN
                     )
-                address = int(self._keep(self.gpu.upload(value.astype(dtype))))
-                # Freed at the next call, when the context is active: this may happen at any moment and in any thread.
-                weakref.finalize(self, self._forgotten.append, address).atexit = False
+                address = int(self._resources.keep(self.gpu.upload(value.astype(dtype))))
+                self.gpu.when_gone(self, functools.partial(self._resources.free, address))
                 addresses.setdefault(task, {})[name] = address
         return addresses
 
@@ -185,7 +253,7 @@ class TensorRTBackend:
         Returns:
             The backend. This one answers as before; its adapters leave the device when nobody holds it any more.
         """
-        with self._active():
+        with self._resources.active():
             other = copy.copy(self)
             other._preprocess = preprocess
             other._check_shapes()
@@ -214,7 +282,7 @@ class TensorRTBackend:
                 f"Pictures are uint8 ({pixels.dtype} given) of shape (B, {side}, {side}, 3) ({pixels.shape} given).",
                 mend="Prepare them with `preprocess.centre`.",
             )
-        with self._active():
+        with self._resources.active():
             starts = range(0, len(pixels), self.max_batch)
             parts = [self._encode(pixels[i : i + self.max_batch], whole) for i in starts]
             tokens = DeviceTokens(self._pool, tuple(buffer for buffer, _ in parts), tuple(range(len(pixels))))
@@ -223,7 +291,7 @@ class TensorRTBackend:
     def branch(self, encoding: Encoding, task: int, rows: Sequence[int]) -> Encoding:
         """Run a branch on some pictures of an encoded batch; see `Backend.branch`."""
         i = list(rows)
-        with self._active():
+        with self._resources.active():
             tokens: DeviceTokens = encoding.tokens[i]
             if task not in self._suffixes or not i:
                 return Encoding(tokens, encoding.features[i], encoding.last[i])
@@ -231,13 +299,6 @@ class TensorRTBackend:
             own = [self._branch(task, tokens[range(len(i))[start : start + self.max_batch]]) for start in starts]
             prefix = encoding.features[i][:, : self._pinned["prefix"].array.shape[1]]
         return self._encoding(tokens, np.concatenate((prefix, np.concatenate(own)), 1))
-
-    def _read(self, tokens: DeviceTokens) -> npt.NDArray[np.generic]:
-        """Copy tokens to the host, (B, N, D)."""
-        unit, kind = (self._tokens, self._width), self._prefix.dtypes["tokens"]
-        with self._active():
-            parts = [self.gpu.download(address, (count, *unit), kind) for address, count in tokens.stretches()]
-        return np.concatenate([np.empty((0, *unit), kind), *parts])
 
     def _encode(self, pixels: Pixels, whole: bool) -> tuple[TokenBuffer, Array]:
         """Return tokens and features, (B, F) or the prefix's alone, of at most `max_batch` pictures."""
@@ -274,43 +335,9 @@ class TensorRTBackend:
         unit = self._summaries * self._width
         return Encoding(tokens, features, features[:, -unit:][:, : self._width])
 
-    def _allocate(self, size: int) -> Any:
-        return self._keep(self.gpu.allocate(size))
-
-    def _keep(self, memory: Any) -> Any:
-        self._memory[int(memory)] = memory
-        return memory
-
-    @contextmanager
-    def _active(self) -> Iterator[None]:
-        with self._lock:
-            if not self._executions:
-                raise EngineError("The backend is closed.", mend="Open the bundle again.")
-            with self.gpu.active():
-                try:
-                    while self._forgotten:
-                        self._memory.pop(self._forgotten.pop()).free()
-                    yield
-                except BaseException:
-                    with suppress(Exception):
-                        self.gpu.synchronise()  # what is still running must not meet the next batch in the buffers
-                    raise
-
     def close(self) -> None:
         """Give engines and memory back; encodings made before are of no use any more."""
-        with self._lock:
-            if not self._executions:
-                return
-            with self.gpu.active():
-                self.gpu.synchronise()
-                for execution in self._executions:
-                    execution.close()
-                for memory in self._memory.values():
-                    memory.free()
-                self._pinned.clear()  # pinned memory goes with its array: here, where the context is active
-            self._executions.clear()
-            self._memory.clear()
-            self._forgotten.clear()
+        self._resources.close()
 
     def __enter__(self) -> TensorRTBackend:
         return self
