@@ -477,7 +477,9 @@ def export(
     store: StoreOption = DEFAULT_STORE,
     layout: Annotated[str | None, typer.Option("--layout", help="shared (default) or merged.")] = None,
     format: Annotated[str | None, typer.Option("--format", help="onnx (default), tensorrt or peft.")] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="fp32 (default) or fp16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="fp32 or fp16; default: fp32, for engines the board's.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write what the store knows as a bundle that runs without torch."""

@@ -28,6 +28,13 @@ def export_format(name: str) -> Callable[[Write], Write]:
 
 @export_format("onnx")
 def _onnx(snapshot: Snapshot, out: Path, layout: str | None, precision: str | None, say: Say) -> dict[str, Any]:
+    return _bundle(snapshot, out, layout, precision, say, lambda: "fp32")
+
+
+def _bundle(
+    snapshot: Snapshot, out: Path, layout: str | None, precision: str | None, say: Say, default: Callable[[], str]
+) -> dict[str, Any]:
+    """Write a bundle: one that is there keeps its layout and precision, a new one is shared and of the default."""
     for what, value, known in (("layout", layout, LAYOUTS), ("precision", precision, PRECISIONS)):
         if value is not None and value not in known:
             raise UsageError(f"Unknown {what} {value!r}.", mend=did_you_mean(value, list(known)))
@@ -35,7 +42,7 @@ def _onnx(snapshot: Snapshot, out: Path, layout: str | None, precision: str | No
         there = read_manifest(out)
         layout, precision = layout or there.layout, precision or there.precision
     except BundleError:
-        layout, precision = layout or "shared", precision or "fp32"
+        layout, precision = layout or "shared", precision or default()
     done = export_bundle(snapshot, out, layout=layout, precision=precision, say=say)
     return {
         "format": "onnx",
@@ -55,10 +62,22 @@ def _tensorrt(snapshot: Snapshot, out: Path, layout: str | None, precision: str 
     from edge_cl.export.engines import prepare_engines
 
     compiler = TensorRTCompiler()  # says what is missing before anything is written
-    done = _onnx(snapshot, out, layout, precision, say)
+    done = _bundle(snapshot, out, layout, precision, say, lambda: _precision_here(say))
     engines = prepare_engines(Bundle.open(out), compiler, say=say)
     made = {name: {**vars(engine), "path": str(engine.path)} for name, engine in engines.items()}
     return {**done, "format": "tensorrt", "engines": made}
+
+
+def _precision_here(say: Say) -> str:
+    """Return the precision of a new bundle with engines: that of the board's profile, where it is recognised."""
+    from edge_cl.devices import profile_for
+
+    profile = profile_for("auto")
+    if profile is None or profile.defaults is None:
+        return "fp32"
+    precision = profile.defaults.precision
+    say(f"{profile.name}: its profile {profile.key} makes engines in {precision} (--precision changes it).")
+    return precision
 
 
 def format_of(out: Path) -> str:

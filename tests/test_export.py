@@ -182,6 +182,38 @@ def test_another_layout_or_precision_replaces_the_graphs(deployed: Deployed, lay
     assert {p.name for p in out.iterdir() if is_bundle_file(p.name)} == {r.name for r in manifest.files.values()}
 
 
+@pytest.mark.parametrize(
+    ("format", "board", "there", "asked", "expected"),
+    [
+        ("tensorrt", "orin_nano_8gb", None, None, "fp16"),
+        ("tensorrt", "orin_nano_8gb", None, "fp32", "fp32"),
+        ("tensorrt", "orin_nano_8gb", "fp32", None, "fp32"),
+        ("tensorrt", "xavier_nx", None, None, "fp32"),
+        ("tensorrt", "no tree", None, None, "fp32"),
+        ("onnx", "orin_nano_8gb", None, None, "fp32"),
+    ],
+)
+def test_the_precision_of_a_new_bundle_with_engines_is_its_boards(
+    format: str, board: str, there: str | None, asked: str | None, expected: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Command line, then the bundle that is there, then the board's profile, then fp32."""
+    said: list[str] = []
+    made = mock.Mock(return_value=mock.Mock(seconds=0.0, written=0, graphs_built=True))
+    monkeypatch.setattr("edge_cl.devices.probe.ROOT", Path(__file__).parent / "device_trees" / board)
+    monkeypatch.setattr("edge_cl.export.formats.export_bundle", made)
+    monkeypatch.setattr("edge_cl.export.compiler.TensorRTCompiler", mock.Mock())
+    monkeypatch.setattr("edge_cl.export.engines.prepare_engines", mock.Mock(return_value={}))
+    monkeypatch.setattr(Bundle, "open", mock.Mock())
+    if there:
+        found = mock.Mock(layout="shared", precision=there)
+        monkeypatch.setattr("edge_cl.export.formats.read_manifest", mock.Mock(return_value=found))
+    done = FORMATS[format](mock.Mock(version=1), tmp_path / "out", None, asked, said.append)
+    assert done["precision"] == made.call_args.kwargs["precision"] == expected
+    assert [line for line in said if "orin-nano-8gb makes engines in fp16 (--precision" in line] == (
+        said if expected == "fp16" else []
+    )
+
+
 def test_matrices_are_stored_in_few_bits_and_read_as_they_are(deployed: Deployed) -> None:
     bundle, taken = Bundle.open(deployed.bundle()), snapshot(deployed.learner())
     assert taken.model.statistics.scatter.basis.shape[0] > UNKNOWN_RANK
