@@ -74,7 +74,7 @@ def check_store(subject: Subject) -> Iterator[Finding]:
         sizes = {ref.sha256: ref.size for version in versions for ref in version.objects.values()}
         held = f"{len(versions)} versions" if len(versions) > 1 else "one version"
         begun = sum(map(size_of, unfinished(store.work)))
-        more = f", {begun / 1e6:.0f} MB of an interrupted learn" if begun else ""
+        more = f", {begun / 1e6:.0f} MB of a learn that is not done" if begun else ""
         yield Finding("store", True, f"{path}: {sum(sizes.values()) / 1e6:.0f} MB in {held}, every object whole{more}")
 
 

@@ -23,7 +23,7 @@ _JOB = re.compile(r"(?:(\d{6,})-)?[0-9a-f]{64}")  # without a number: of earlier
 
 
 def unfinished(directory: Path, parent: int | None = None) -> list[Path]:
-    """Return the directories of interrupted jobs: of all, or of those that began from one version."""
+    """Return the directories of jobs that are not done: of all, or of those that began from one version."""
     with suppress(OSError):
         found = [(path, match) for path in directory.iterdir() if (match := _JOB.fullmatch(path.name))]
         return [path for path, match in found if parent is None or int(match[1] or -1) == parent]
@@ -31,8 +31,14 @@ def unfinished(directory: Path, parent: int | None = None) -> list[Path]:
 
 
 def size_of(directory: Path) -> int:
-    """Return the bytes of all files in a directory of a job."""
-    return sum(path.lstat().st_size for path in directory.rglob("*") if not path.is_dir())
+    """Return the bytes of all files in a directory of a job, or of one file."""
+    if not directory.is_dir():
+        return directory.lstat().st_size
+    size = 0
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):  # its learn goes on meanwhile
+            size += path.lstat().st_size if not path.is_dir() else 0
+    return size
 
 
 def discard(paths: Sequence[Path]) -> None:

@@ -267,11 +267,16 @@ def predict(
     skipped: list[Any] = []
     for source in filter(is_video, sources):
         most = 1 if frames is None and as_json and is_camera(source) else frames
-        for answer in islice(learner.watch(source, every_s=every, top=top, rule=rule), most):
-            if as_json:
-                rows.append(_answer_json(answer))
-            else:  # it may go on for months: nothing is kept
-                _show_answer(_answer_json(answer))
+        try:
+            for answer in islice(learner.watch(source, every_s=every, top=top, rule=rule), most):
+                if as_json:
+                    rows.append(_answer_json(answer))
+                else:  # it may go on for months: nothing is kept
+                    _show_answer(_answer_json(answer))
+        except EdgeClError:
+            if rows:  # of a camera that went away
+                emit(as_json, {"predictions": rows, "skipped": skipped}, lambda: None)
+            raise
     if pictures := [source for source in sources if not is_video(source)]:
         result = learner.predict(*pictures, top=top, rule=rule)
         rows += map(_answer_json, result.answers)
@@ -458,7 +463,7 @@ def prune(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete old versions for good, to free space; the one in force, and the one that a rollback leads to, stay."""
+    """Delete old versions, and what learns that were cut off left, for good; the one in force and its parent stay."""
     from edge_cl.learner import Learner
 
     learner = Learner.open(store)
@@ -467,8 +472,8 @@ def prune(
     value = {"removed": pruned.versions, "versions": left, "freed_bytes": pruned.freed_bytes, "dry_run": dry_run}
 
     what = f"Versions {'to delete' if dry_run else 'deleted'}: {', '.join(map(str, pruned.versions)) or 'none'}"
-    text = f"{what} ({pruned.freed_bytes / 1e6:.1f} MB). Left: {', '.join(map(str, left))}."
-    emit(as_json, value, lambda: say(text))
+    space = f"{'To free' if dry_run else 'Freed'}: {pruned.freed_bytes / 1e6:.1f} MB"
+    emit(as_json, value, lambda: say(f"{what}. {space}. Left: {', '.join(map(str, left))}."))
 
 
 @app.command()

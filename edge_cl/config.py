@@ -122,8 +122,6 @@ class LearnConfig:
         for name in ("seed", "weight_decay", "finer_weight", "probes", "adapt_pictures", "views", "branch_views"):
             if not 0 <= getattr(self, name) < math.inf:
                 faults.append(f"{name} must not be negative, but is {getattr(self, name)}.")
-        if self.seed >= MOST_SEED:
-            faults.append(f"seed must be less than {MOST_SEED}, not {self.seed}.")
         for name in ("learning_rate", "view_scale", "fresh_view_scale", "readapt_factor"):
             if not 0 < getattr(self, name) < math.inf:
                 faults.append(f"{name} must be positive, not {getattr(self, name)}.")

@@ -18,13 +18,13 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from edge_cl.errors import EdgeClError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # and MPO, as JPEG; no other decoder ever runs
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-JPEG = frozenset({".jpg", ".jpeg", ".jpe"})
 # Pictures of a kind that is not read: named as such.
 # fmt: off
 UNSUPPORTED = frozenset({
@@ -36,7 +36,10 @@ FOLDER = "folder"
 MIN_SIDE = 8  # pixels
 MAX_PIXELS = 178_956_970  # Pillow's own hard limit: 0.7 GB decoded
 MAX_BYTES = 512 * 2**20
-LARGE_PIXELS, STRIP_PIXELS = 2**24, 2**20  # from there on one is decoded at a time, and turned to RGB in strips
+REDUCED_BYTES = 0.25  # that decoding a picture takes, a pixel of its full size, where it comes scaled down
+LAID_BYTES = 15  # a pixel, on top: RGBA, white, one laid on the other, RGB
+TURNED_BYTES = 6  # RGB, and turned upright
+LARGE_PIXELS, STRIP_PIXELS = 2**22, 2**20  # from there on one is decoded at a time, and turned to RGB in strips
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 _BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"avif": "AVIF"}
@@ -116,7 +119,8 @@ def open_picture(path: Path, *, at_least: int | None = None) -> Image.Image:
     Args:
         path: a picture file.
         at_least: the shorter side wanted, in pixels; a larger JPEG may then come scaled down by 2, 4 or 8
-            while its shorter side stays at least this, which decodes a large photo several times faster.
+            while its shorter side stays at least this, which decodes a large photo several times faster, and what still
+            has `LARGE_PIXELS` by any whole number, which takes less memory.
 
     Raises:
         PictureError: the file cannot be read, or is not a picture.
@@ -127,8 +131,8 @@ def open_picture(path: Path, *, at_least: int | None = None) -> Image.Image:
         return rgb if turn is None else rgb.transpose(turn)
 
 
-def check_picture(path: Path) -> tuple[str, tuple[int, int]]:
-    """Read a picture wholly once and return its SHA-256 and its upright (width, height).
+def check_picture(path: Path) -> tuple[str, tuple[int, int], float]:
+    """Read a picture wholly once; return its SHA-256, its upright (width, height), and the bytes a pixel it decodes to.
 
     Raises:
         PictureError: the file cannot be read, is not a picture, or is too small or too large.
@@ -138,15 +142,34 @@ def check_picture(path: Path) -> tuple[str, tuple[int, int]]:
         _to_rgb(image.crop((0, 0, 1, 1)))  # raises if this mode cannot be converted
         if _orientation(image) >= 5:
             width, height = height, width
-        return hashlib.sha256(data).hexdigest(), (width, height)
+        return hashlib.sha256(data).hexdigest(), (width, height), _bytes_a_pixel(image)
 
 
-def decoding_bytes(path: Path, size: tuple[int, int], at_least: int) -> int:
-    """Return how much memory `open_picture` takes for a picture of some size (width, height), about."""
-    pixels, shorter = size[0] * size[1], min(size)
-    if path.suffix.lower() in JPEG:
-        return 3 * pixels // max(scale for scale in (1, 2, 4, 8) if scale == 1 or shorter >= scale * at_least) ** 2
-    return 4 * pixels if pixels >= LARGE_PIXELS else 19 * pixels  # at a time: decoded, RGBA, white, laid on it, RGB
+def decoding_bytes(size: tuple[int, int], bytes_a_pixel: float, at_least: int) -> int:
+    """Return how much memory `open_picture` takes for a picture, about.
+
+    Args:
+        size: width and height.
+        bytes_a_pixel: see `check_picture`.
+        at_least: see `open_picture`.
+    """
+    pixels = size[0] * size[1]
+    if bytes_a_pixel > REDUCED_BYTES and pixels < LARGE_PIXELS:
+        return round((bytes_a_pixel + LAID_BYTES) * pixels)
+    factor = max(1, min(size) // at_least)
+    return round(bytes_a_pixel * pixels + TURNED_BYTES * pixels / factor**2)
+
+
+def _bytes_a_pixel(image: Image.Image) -> float:
+    """Return what a decoder holds of a picture, in bytes a pixel of its full size."""
+    if _is_reduced(image):
+        return REDUCED_BYTES
+    return {"JPEG": 6.0, "MPO": 6.0, "WEBP": 16.0}.get(image.format or "", 4.0)  # all coefficients; copies of its own
+
+
+def _is_reduced(image: Image.Image) -> bool:
+    """Return whether a picture is scaled down while it is decoded: a JPEG that is not progressive."""
+    return image.format in ("JPEG", "MPO") and not image.info.get("progressive")
 
 
 def _contents(path: Path) -> bytes:
@@ -173,7 +196,7 @@ def _opened(path: Path, at_least: int | None) -> Iterator[tuple[Image.Image, tup
         raise PictureError(path, f"too small: {size[0]}x{size[1]}, the least is {MIN_SIDE} pixels a side")
     if at_least is not None:
         image.draft(None, (at_least, at_least))  # only JPEG heeds it
-    with _one_at_a_time if image.width * image.height >= LARGE_PIXELS else nullcontext():
+    with _one_at_a_time if size[0] * size[1] >= LARGE_PIXELS and not _is_reduced(image) else nullcontext():
         image.load()
         yield image, size, data
         image.close()
@@ -189,29 +212,46 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _reduced_rgb(image: Image.Image, factor: int) -> Image.Image:
-    """Return 8-bit RGB, of a large picture reduced by a whole factor, a strip at a time: else it takes 19 B a pixel."""
+    """Return 8-bit RGB, of a large picture reduced by a whole factor and a strip at a time, which takes less memory."""
     width, height = image.size
-    if width * height < LARGE_PIXELS or image.mode in _WHITES or image.mode.startswith("I;16"):
+    if width * height < LARGE_PIXELS:
         return _to_rgb(image)
     result = Image.new("RGB", (-(-width // factor), -(-height // factor)))
-    rows = max(1, STRIP_PIXELS // (width * factor))
+    rows, white = max(1, STRIP_PIXELS // (width * factor)), _white(image)
     for row in range(0, result.height, rows):
         strip = image.crop((0, row * factor, width, min((row + rows) * factor, height)))
-        result.paste(_to_rgb(strip).reduce(factor), (0, row))
+        result.paste(_to_rgb(strip, white).reduce(factor), (0, row))
     return result
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Return 8-bit RGB: deep greys scaled to 8 bits, transparency laid on white."""
-    if image.mode in _WHITES or image.mode.startswith("I;16"):
-        grey = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
-        peak = float(grey.max())
-        white = next((w for w in _WHITES.get(image.mode, (65535.0,)) if peak <= w), peak)
-        return Image.fromarray(np.rint(grey.clip(0) * (255.0 / white)).astype(np.uint8)).convert("RGB")
+def _to_rgb(image: Image.Image, white: float | None = None) -> Image.Image:
+    """Return 8-bit RGB: deep greys scaled to 8 bits, by the white of the whole picture, transparency laid on white."""
+    if _is_deep(image):
+        white = white or _white(image)
+        return Image.fromarray(np.rint(_grey(image).clip(0) * (255.0 / white)).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode in _WHITES or image.mode.startswith("I;16")
+
+
+def _grey(image: Image.Image) -> npt.NDArray[np.float32]:
+    grey: npt.NDArray[np.float32] = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
+    return grey
+
+
+def _white(image: Image.Image) -> float:
+    """Return what counts as white in a picture of deep grey."""
+    whites = _WHITES.get(image.mode, (65535.0,))
+    rows = max(1, STRIP_PIXELS // image.width)
+    strips = range(0, image.height, rows) if image.mode in _WHITES else ()
+    parts = (image.crop((0, row, image.width, min(row + rows, image.height))) for row in strips)
+    peak = max((float(_grey(part).max()) for part in parts), default=0.0)
+    return next((w for w in whites if peak <= w), peak)
 
 
 @contextmanager

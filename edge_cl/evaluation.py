@@ -44,7 +44,8 @@ def evaluate(recogniser: Recogniser, folder: PictureFolder) -> dict[str, Any]:
             unknown.append(strange)
     if not read:
         raise FolderError(
-            f"{path_text(folder.root)}: no picture can be read any more.", mend="Give pictures that stay."
+            f"{path_text(folder.root)}: no picture can be read any more.",
+            mend="Copy them to a folder that nobody changes.",
         )
     column = {recogniser.names[int(c)]: i for i, c in enumerate(recogniser.head.classes)}
     targets = np.asarray([column[p.label] for p in read], np.int64)

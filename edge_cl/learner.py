@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from edge_cl.config import BACKBONES_DIR, KEPT_VERSIONS, SHIPPED, LearnConfig
+from edge_cl.config import BACKBONES_DIR, KEPT_VERSIONS, MOST_SEED, SHIPPED, LearnConfig
 from edge_cl.errors import BackboneError, EdgeClError, StoreError, UsageError, did_you_mean
 from edge_cl.store import Pruned, Store, Transaction, edge_cl_version
 from edge_cl.version import JsonObject, Version, canonical_json, hash_file
@@ -258,7 +258,7 @@ class Learner:
             EdgeClError: old classes would lose more than `max_forgetting`; nothing is committed then.
             BundleError: the bundle cannot be written. Where that shows only after the learn, its version is in force.
         """
-        from edge_cl.checkpoint import discard, unfinished
+        from edge_cl.checkpoint import discard
         from edge_cl.intake import Intake
         from edge_cl.learning import Stopwatch
         from edge_cl.pictures import read_folder, read_unlabelled
@@ -271,6 +271,10 @@ class Learner:
         if task is not None:
             task = _named(task, "task")
         config = config or LearnConfig()
+        if config.seed >= MOST_SEED:
+            raise UsageError(
+                f"The seed must be less than {MOST_SEED}, not {config.seed}.", mend="Pass a smaller --seed."
+            )
         start, stopwatch = started or time.monotonic(), Stopwatch()
         with self.store.write(f"learn from {new_classes}") as transaction:
             with stopwatch.stage("scan"):
@@ -278,25 +282,28 @@ class Learner:
                 unlike = read_unlabelled(Path(negatives)) if negatives is not None else None
             parent = transaction.parent
             assert parent is not None
-            begun = unfinished(self.store.work, parent.parent)
-            if (update or begun) and parent.record.get("job") == _job(parent.parent, folder, unlike, config, task):
+            same = parent.record.get("job") == _job(parent.parent, folder, unlike, config, task)
+            if same and (update or self._left(parent).is_dir()):
                 # It was cut off after its commit: to learn the pictures again would count them twice.
                 report = LearnReport(**cast("Mapping[str, Any]", self.store.read_json(parent, "metrics.json")))
                 again = f"Version {parent.number} has learned these very pictures already: nothing was changed."
                 report = replace(report, notes=[*report.notes, again])
-                version, model, encoder = parent, *self.load(parent)
+                version, snapshot = parent, self.snapshot() if export is not None else None
             else:
                 known = [c["name"] for c in self.state["classes"]]
                 intake = Intake.of(folder, known, update=update, hold_out=config.hold_out)
                 learned = self._learned(
                     transaction, replace(intake, negatives=unlike), config, task, export, progress, stopwatch, start
                 )
-                version, report, model, encoder = learned
-                begun = unfinished(self.store.work, parent.number)
-        if export is not None:
-            report = replace(report, export=_exported_after(version, model, encoder, export, progress, self.store.path))
-        discard(begun)
+                version, report, snapshot = learned
+        if export is not None and snapshot is not None:
+            report = replace(report, export=_exported_after(snapshot, export, progress, self.store.path))
+        discard([self._left(version)])
         return report
+
+    def _left(self, version: Version) -> Path:
+        """Return the directory that a learn's checkpoint had, which stays until all is done that was asked for."""
+        return self.store.work / str(version.record["checkpoint"])
 
     def _learned(
         self,
@@ -308,8 +315,8 @@ class Learner:
         progress: Progress,
         stopwatch: Stopwatch,
         start: float,
-    ) -> tuple[Version, LearnReport, Model, Encoder]:
-        """Learn pictures, and commit the result. Its checkpoint's directory stays until all is done."""
+    ) -> tuple[Version, LearnReport, Snapshot]:
+        """Learn pictures, and commit the result."""
         from edge_cl.checkpoint import Checkpoint
         from edge_cl.compiled import with_compiled
         from edge_cl.learning import learn
@@ -335,14 +342,18 @@ class Learner:
         model, report = measure_outcome(old, learned, config, intake, stopwatch.seconds)
         require_little_forgetting(report, config.max_forgetting)
         report = replace(report, version=transaction.next_number)
+        if task is not None and report.task not in (None, task):
+            taken = f"There is a task {task!r} already: this one is {report.task!r}."
+            report = replace(report, notes=[*report.notes, taken])
         model.save(transaction)
         transaction.keep("backbone")
         transaction.put_bytes("report.md", report.to_markdown().encode())
         transaction.put_json("metrics.json", report.to_json())
         transaction.put_bytes("plot.png", report.plot())
-        version = transaction.commit(kind="learn", record={**_record(report, model), "job": job})
+        asked = {"job": job, "checkpoint": checkpoint.directory.name}
+        version = transaction.commit(kind="learn", record={**_record(report, model), **asked})
         checkpoint.empty()
-        return version, report, model, encoder
+        return version, report, _snapshot(version, model, encoder)
 
     def export(
         self,
@@ -526,9 +537,9 @@ def _device(name: str) -> Any:
 
 def _named(text: str, what: str) -> str:
     """Return the name of a class or task that a user's text stands for, or raise UsageError."""
-    from edge_cl.pictures import class_name, class_name_fault
+    from edge_cl.pictures import class_name, name_fault
 
-    if fault := class_name_fault(text):
+    if fault := name_fault(text, what):
         raise UsageError(f"{text!r} cannot name a {what}: {fault}.", mend="Choose another name.")
     return class_name(text)
 
@@ -545,8 +556,8 @@ def _job(
         "parent": parent,
         "config": {name: value for name, value in config.to_json().items() if name != "max_forgetting"},
         "task": task,
-        "pictures": [[p.label, p.sha256] for p in folder.pictures],
-        "negatives": [p.sha256 for p in negatives.pictures] if negatives else [],
+        "pictures": sorted([p.label, p.sha256] for p in folder.pictures),  # whatever the files are called
+        "negatives": sorted(p.sha256 for p in negatives.pictures) if negatives else [],
     }
     return hashlib.sha256(canonical_json(asked)).hexdigest()
 
@@ -583,17 +594,15 @@ def _snapshot(version: Version, model: Model, encoder: Encoder) -> Snapshot:
     return Snapshot(model, encoder.backbone, version.objects["backbone"].sha256, version.number)
 
 
-def _exported_after(
-    version: Version, model: Model, encoder: Encoder, out: str | Path, progress: Progress, store: Path
-) -> dict[str, Any]:
+def _exported_after(snapshot: Snapshot, out: str | Path, progress: Progress, store: Path) -> dict[str, Any]:
     """Bring a bundle up to date with a version that has just been learned."""
     from edge_cl.export.bundle import BundleError
 
     progress("export", 0, 1)  # half a minute where the graphs are still to be made
     try:
-        done = _exported(_snapshot(version, model, encoder), out, None, None, None, lambda text: None)
+        done = _exported(snapshot, out, None, None, None, lambda text: None)
     except EdgeClError as error:
-        kept = f"The classes are learned: version {version.number} of {store} is in force."
+        kept = f"The classes are learned: version {snapshot.version} of {store} is in force."
         mend = f"{error.mend} Then: edge-cl export {out} --store {store}"
         raise BundleError(*error.faults, kept, mend=mend.strip()) from error
     progress("export", 1, 1)

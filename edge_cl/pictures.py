@@ -1,7 +1,7 @@
 """Read a folder of pictures, one sub-folder a class: the only module that does.
 
 Layout: `root/<class>/**/*`, at any depth below the class folder, through symbolic links too. JPEG, PNG, WebP,
-BMP, GIF and TIFF are read. Hidden files and what operating systems leave behind are passed over in silence;
+BMP, GIF and TIFF are read. Hidden files, what operating systems leave behind, stores and bundles are passed over;
 everything else that is not used is named with its reason. Identical files count once within a class, and not
 at all when they lie in two classes, because then nobody can tell which label is right.
 """
@@ -64,12 +64,14 @@ class Picture:
         label: its class, "" when unlabelled.
         sha256: of the file's bytes, in hexadecimal.
         size: (width, height) in pixels, upright.
+        bytes_a_pixel: that decoding it takes.
     """
 
     path: Path
     label: str
     sha256: str
     size: tuple[int, int]
+    bytes_a_pixel: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -268,10 +270,10 @@ def _check(
     def check(item: tuple[Path, str]) -> Picture | Skipped:
         path, label = item
         try:
-            sha256, size = check_picture(path)
+            sha256, size, bytes_a_pixel = check_picture(path)
         except PictureError as error:
             return Skipped(path, error.why)
-        return Picture(path, label, sha256, size)
+        return Picture(path, label, sha256, size, bytes_a_pixel)
 
     ordered = sorted(files, key=lambda item: (item[1], str(item[0])))
     pictures: list[Picture] = []
@@ -331,17 +333,17 @@ def _no_classes(root: Path, skipped: list[Skipped]) -> FolderError:
     )
 
 
-def class_name_fault(name: str) -> str:
-    """Return why a text cannot be a class name, or ""."""
+def name_fault(name: str, what: str = "class") -> str:
+    """Return why a text cannot be the name of a class, or of a "task", or ""."""
     label = class_name(name)
     if not label:
-        return "a class name cannot be blank"
+        return f"a {what} name cannot be blank"
     if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in name):
-        return "the class name has control characters or is not UTF-8"
-    if "/" in name:
+        return f"the {what} name has control characters or is not UTF-8"
+    if "/" in name and what == "class":  # it is the name of a folder
         return "the class name has a slash"
     if len(label) > MAX_NAME:
-        return f"the class name is longer than {MAX_NAME} characters"
+        return f"the {what} name is longer than {MAX_NAME} characters"
     return ""
 
 
@@ -353,7 +355,7 @@ def _name_faults(labels: dict[Path, str]) -> list[tuple[str, str]]:
     for folder, label in labels.items():
         shown = path_text(folder)
         same[label].append(folder)
-        if fault := class_name_fault(folder.name):
+        if fault := name_fault(folder.name):
             faults.append((f"{shown if label else repr(shown)}: {fault}.", mend))
     for label, folders in same.items():
         if len(folders) > 1:

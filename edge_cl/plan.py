@@ -112,7 +112,7 @@ def make_plan(
         len(model.statistics.scatter.energy),
         reduced=reduces_precision(config, encoder.device),
         copies=sum(copy_bytes(p.size, encoder.preprocess) for p in intake.train),
-        decoding=max(decoding_bytes(p.path, p.size, at_least) for p in pictures),
+        decoding=max(decoding_bytes(p.size, p.bytes_a_pixel, at_least) for p in pictures),
     )
     if saved is not None:
         config = replace(config, **saved.pop("settings"))

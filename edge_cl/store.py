@@ -254,9 +254,7 @@ class Store:
             needed = {ref.sha256 for version in left for ref in version.objects.values()}
             files = [path for path in (self.path / "objects").glob("*/*") if path.is_file() or path.is_symlink()]
             unneeded = [path for path in files if path.name not in needed]
-            begun = [
-                path for path in unfinished(self.work) if keep == 1 or path not in unfinished(self.work, head.number)
-            ]
+            begun = self._of_no_use(head, keep)
             freed = sum(path.lstat().st_size for path in unneeded) + sum(map(size_of, begun))
             pruned = Pruned(gone, freed)
             if not dry_run:
@@ -268,6 +266,17 @@ class Store:
                     path.unlink()
                 discard(begun)
             return pruned
+
+    def _of_no_use(self, head: Version, keep: int | None) -> list[Path]:
+        """Return what unfinished jobs left in `work`, but for what the same commands, given again, go on with."""
+        resumable = unfinished(self.work, head.number) if keep != 1 else []
+        found = list[Path]()
+        for path in unfinished(self.work):
+            if path.name == head.record.get("checkpoint"):  # the directory says that its bundle is still to be written
+                found += path.iterdir()
+            elif path not in resumable:
+                found.append(path)
+        return found
 
     def _check_vacant(self) -> None:
         """Refuse a path at which no store can be created."""
@@ -462,7 +471,7 @@ class Store:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What was deleted: the numbers of versions, oldest first, and the bytes of objects."""
+    """What was deleted: the numbers of versions, oldest first, and the bytes of objects and of unfinished learns."""
 
     versions: list[int]
     freed_bytes: int

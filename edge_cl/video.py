@@ -62,7 +62,7 @@ def frames(source: str, *, every_s: float = 1.0) -> Iterator[tuple[float, Image.
         endless = is_camera(source) and not source.startswith("http")  # where a file may lie
         if count == 0 or endless:
             mend = "Check its cable and power, then run the same command again." if endless else ""
-            raise EdgeClError(f"{source} gave no {'more ' * (count > 0)}frames, after {count}.", mend=mend)
+            raise EdgeClError(f"{source} gave no {f'more frames, after {count}' if count else 'frames'}.", mend=mend)
     finally:
         capture.release()
 

@@ -301,7 +301,7 @@ def test_output_for_people(made: Path, store: Path) -> None:
         ("forget", "x"): "Forgot x; edge-cl rollback brings them back.",
         ("rollback",): "is in force.",
         ("prune", "--keep", "1", "--dry-run"): "Versions to delete: 0, 1, 2 ",
-        ("prune", "--keep", "1"): "MB). Left: 3, 4.",
+        ("prune", "--keep", "1"): "MB. Left: 3, 4.",
     }.items():
         run = edge_cl(*args, "--store", store)
         assert run.code == 0, run.err

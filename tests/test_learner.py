@@ -215,6 +215,7 @@ def test_tasks_of_one_name_are_told_apart(taught: Learner, tmp_path: Path) -> No
         folder = write_looks(tmp_path / f"more {k}", TASKS[2 + k])
         report = learner.learn(folder, replace(CONFIG, method="prototype"), task=name)
         told.append(report.task)
+    assert report.notes[-1] == "There is a task 'task-4' already: this one is 'task-4 (4)'."
     assert told == ["task-4", "task-4 (2)", "task-4 (3)", "task-4 (4)"]
     assert list(report.accuracy_matrix[-1]) == ["task-1", "task-2", *told]
 
@@ -225,10 +226,11 @@ def test_a_bad_name_of_a_task_is_refused_before_work(taught: Learner, name: str)
         taught.learn("nowhere", CONFIG, task=name)
 
 
-def test_a_seed_too_large_to_seed_generators_is_refused() -> None:
-    replace(CONFIG, seed=2**53 - 1)
+def test_a_seed_too_large_to_seed_generators_is_refused(taught: Learner, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="seed must be less than 9007199254740992"):
-        replace(CONFIG, seed=2**53)
+        taught.learn(tmp_path, replace(CONFIG, seed=2**53))
+    with pytest.raises(FolderError):  # its folder is empty
+        taught.learn(tmp_path, replace(CONFIG, seed=2**53 - 1))
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])

@@ -175,17 +175,23 @@ def test_what_the_copy_of_a_picture_takes(tmp_path: Path, size: tuple[int, int])
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "taken"),
+    ("form", "options", "size", "taken"),
     [
-        ("a.png", (100, 100), 19e4),
-        ("a.png", (10000, 10000), 4e8),  # a strip at a time
-        ("a.jpg", (300, 400), 3.6e5),
-        ("a.jpg", (4000, 3000), 9e6 / 16),  # an eighth of each side
-        ("a.jpg", (4000, 600), 7.2e6 / 4),
+        ("PNG", {}, (100, 100), 19e4),
+        ("PNG", {}, (4000, 3000), 4 * 12e6 + 6 * 12e6 / 11**2),  # a strip at a time
+        ("PNG", {}, (20000, 300), 10 * 6e6),  # nothing to reduce
+        ("WEBP", {}, (4000, 3000), 16 * 12e6 + 6 * 12e6 / 11**2),
+        ("JPEG", {}, (400, 300), 6.25 * 12e4),
+        ("JPEG", {}, (4000, 3000), 12e6 / 4 + 6 * 12e6 / 11**2),  # scaled down while it is decoded
+        ("JPEG", {"progressive": True}, (4000, 3000), 6 * 12e6 + 6 * 12e6 / 11**2),  # not before all is read
     ],
 )
-def test_what_a_picture_takes_while_it_is_decoded(name: str, size: tuple[int, int], taken: float) -> None:
-    assert decoding_bytes(Path(name), size, 256) == pytest.approx(taken)
+def test_what_a_picture_takes_while_it_is_decoded(
+    tmp_path: Path, form: str, options: dict[str, Any], size: tuple[int, int], taken: float
+) -> None:
+    Image.new("RGB", size).save(tmp_path / "a.png", form, **options)
+    (found,) = read_unlabelled(tmp_path).pictures
+    assert decoding_bytes(found.size, found.bytes_a_pixel, 256) == pytest.approx(taken, rel=1e-6)
 
 
 @pytest.mark.parametrize(("text", "amount"), [("800MB", 800), ("2GB", 2048), ("1.5g", 1536), ("512 MiB", 512)])

@@ -201,12 +201,28 @@ def test_turned_jpeg_is_turned_after_draft_decoding(tmp_path: Path) -> None:
     assert read_unlabelled(path).pictures[0].size == (480, 640)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1"])
+def deep(kind: type[np.generic], most: float) -> Image.Image:
+    """A large grey picture, its brightest pixel in the last strip."""
+    grey = np.random.default_rng(0).uniform(0, most / 2, (1500, 901)).astype(kind)
+    grey[-1, -1] = most
+    return Image.fromarray(grey)
+
+
+LARGE: dict[str, tuple[str, Callable[[], Image.Image]]] = {
+    **{mode: ("PNG", partial(noise, 1, (901, 1500), mode)) for mode in ("RGB", "RGBA", "P", "L", "LA", "1")},
+    "16 bits": ("PNG", partial(deep, np.uint16, 40000)),
+    "32 bits": ("TIFF", partial(deep, np.int32, 100000)),
+    "fractions": ("TIFF", partial(deep, np.float32, 1.0)),
+    "floating point": ("TIFF", partial(deep, np.float32, 200.0)),
+}
+
+
+@pytest.mark.parametrize(("form", "make"), LARGE.values(), ids=list(LARGE))
 def test_a_large_picture_is_reduced_a_strip_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, make: Callable[[], Image.Image]
 ) -> None:
     path = tmp_path / "a.png"
-    path.write_bytes(encoded(noise(1, (901, 1500), mode), "PNG", exif=oriented(6)))
+    path.write_bytes(encoded(make(), form, exif=oriented(6)))
     whole = np.asarray(open_picture(path).reduce(2))
     monkeypatch.setattr("edge_cl.decode.LARGE_PIXELS", 2**20)
     monkeypatch.setattr("edge_cl.decode.STRIP_PIXELS", 2**16)

@@ -83,6 +83,9 @@ def test_a_learn_cut_off_after_its_commit_is_not_learned_twice(
     assert committed.parent == taught.store.head.number
     assert not (bundle / "manifest.json").exists()
 
+    learner.prune(1)  # deletes what the learn went on with, but not that something is left to do
+    first = min(pictures.rglob("*.png"))
+    first.rename(first.with_name("zz.png"))  # the same pictures, whatever they are called
     report = learn()
     assert learner.store.head == committed and pictures_of(learner) == counts
     assert report.version == committed.number and report.export is not None
@@ -103,6 +106,9 @@ def test_a_learn_that_is_done_is_refused_or_changes_nothing(taught: Learner, tmp
         learner.learn(pictures, CONFIG)
     learner.learn(pictures, CONFIG, update=True)
     assert learner.store.head == done
+    (learner.store.work / f"{done.parent:06d}-{'0' * 64}").mkdir()  # of another job
+    with pytest.raises(FolderError, match="already known"):
+        learner.learn(pictures, CONFIG)
     other = replace(CONFIG, seed=CONFIG.seed + 1)  # asked for anew
     assert learner.learn(pictures, other, update=True).version == done.number + 1
 

@@ -99,11 +99,11 @@ class Camera:
         ("/dev/video3", 61, -1.0, 3, "/dev/video3 gave no more frames, after 61."),
         ("/dev/video3", 61, float("nan"), 3, "/dev/video3 gave no more frames, after 61."),
         ("/dev/video3", 61, 90000.0, 3, "/dev/video3 gave no more frames, after 61."),
-        ("csi://0", 0, 0.0, 0, "csi://0 gave no frames, after 0."),
+        ("csi://0", 0, 0.0, 0, "csi://0 gave no frames."),
         ("rtsp://robot/stream", 1, 0.0, 1, "rtsp://robot/stream gave no more frames, after 1."),
         ("http://robot/film.mp4", 1, 30.0, 1, None),
         ("film.mp4", 31, 30.0, 2, None),
-        ("film.mp4", 0, 30.0, 0, "film.mp4 gave no frames, after 0."),
+        ("film.mp4", 0, 30.0, 0, "film.mp4 gave no frames."),
     ],
 )
 def test_a_file_may_end_but_a_camera_may_not(
