@@ -148,11 +148,13 @@ class Footprint:
             if idle_mb + self.peak_mb(option) <= limit_mb:
                 return option
             least = option
+        decoded = replace(self, decoding=0).peak_mb(least) < self.peak_mb(least)
+        less = "make the largest pictures smaller" if decoded else "learn fewer classes at a time"
         needed = math.ceil(1.02 * (idle_mb + self.peak_mb(least)))  # the next process may begin with a little more
         raise EdgeClError(
             f"{limit_mb:.0f} MB are not enough: these {self.work.train + self.work.hold_out} pictures need about "
             f"{needed} MB, {idle_mb:.0f} MB of them for the loaded backbone.",
-            mend=f"Pass --memory {needed}MB, learn fewer classes at a time, or choose a smaller backbone.",
+            mend=f"Pass --memory {needed}MB, {less}, or choose a smaller backbone.",
         )
 
 

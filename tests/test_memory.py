@@ -163,8 +163,9 @@ def test_too_little_names_the_least() -> None:
 def test_the_largest_picture_is_decoded_under_the_limit_too() -> None:
     large = replace(FIRST, decoding=500 * 2**20)
     assert large.peak_mb(DEFAULT) > 500 > FIRST.peak_mb(replace(DEFAULT, method="prototype"))
-    with pytest.raises(EdgeClError, match="MB are not enough"):
+    with pytest.raises(EdgeClError, match="MB are not enough") as caught:
         large.fit(DEFAULT, 200, 700)
+    assert "make the largest pictures smaller" in caught.value.mend
 
 
 @pytest.mark.parametrize("size", [(1920, 1080), (480, 640), (4000, 600), (100, 100), (192, 192)])
