@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edge_cl.config import BACKBONES_DIR, KEPT_VERSIONS, MOST_SEED, SHIPPED, LearnConfig
 from edge_cl.errors import BackboneError, EdgeClError, StoreError, UsageError, did_you_mean
-from edge_cl.store import Pruned, Store, Transaction, edge_cl_version
-from edge_cl.version import JsonObject, Version, canonical_json, hash_file
+from edge_cl.store import Pruned, Store
+from edge_cl.version import JsonObject, Version, hash_file
 
 if TYPE_CHECKING:
     from edge_cl.encoding import Progress
     from edge_cl.export.exporter import Snapshot
     from edge_cl.features import Encoder
     from edge_cl.intake import Intake
-    from edge_cl.learning import Stopwatch
     from edge_cl.model import Model
-    from edge_cl.pictures import PictureFolder
     from edge_cl.recognition import Prediction, Recogniser
     from edge_cl.report import LearnReport
 
@@ -259,9 +256,10 @@ class Learner:
             BundleError: the bundle cannot be written. Where that shows only after the learn, its version is in force.
         """
         from edge_cl.checkpoint import discard
-        from edge_cl.intake import Intake
+        from edge_cl.compiled import with_compiled
         from edge_cl.learning import Stopwatch
-        from edge_cl.pictures import read_folder, read_unlabelled
+        from edge_cl.lesson import Lesson
+        from edge_cl.plan import keeps_encoder
         from edge_cl.report import LearnReport
 
         if export is not None:
@@ -278,25 +276,28 @@ class Learner:
         start, stopwatch = started or time.monotonic(), Stopwatch()
         with self.store.write(f"learn from {new_classes}") as transaction:
             with stopwatch.stage("scan"):
-                folder = read_folder(Path(new_classes))
-                unlike = read_unlabelled(Path(negatives)) if negatives is not None else None
+                lesson = Lesson.read(new_classes, negatives, config, task)
             parent = transaction.parent
             assert parent is not None
-            same = parent.record.get("job") == _job(parent.parent, folder, unlike, config, task)
-            if same and (update or self._left(parent).is_dir()):
+            if lesson.made(parent) and (update or self._left(parent).is_dir()):
                 # It was cut off after its commit: to learn the pictures again would count them twice.
                 report = LearnReport(**cast("Mapping[str, Any]", self.store.read_json(parent, "metrics.json")))
                 again = f"Version {parent.number} has learned these very pictures already: nothing was changed."
                 report = replace(report, notes=[*report.notes, again])
-                version, snapshot = parent, self.snapshot() if export is not None else None
+                version, snapshot = parent, self.snapshot() if export else None
             else:
-                known = [c["name"] for c in self.state["classes"]]
-                intake = Intake.of(folder, known, update=update, hold_out=config.hold_out)
-                learned = self._learned(
-                    transaction, replace(intake, negatives=unlike), config, task, export, progress, stopwatch, start
-                )
-                version, report, snapshot = learned
-        if export is not None and snapshot is not None:
+                intake = lesson.intake([c["name"] for c in self.state["classes"]], update=update)
+                old, encoder = self.load(parent)
+                # Graphs hold weights of their own: not for a learn whose memory is limited.
+                limited = config.memory_mb is not None
+                if export and old.classes and not limited and keeps_encoder(replace(old, config=config), intake):
+                    encoder = with_compiled(encoder, self.snapshot(), Path(export))
+                version, model, report = lesson.learn(
+                    transaction, intake, old, encoder,
+                    work=self.store.work, progress=progress, stopwatch=stopwatch, started=start,
+                )  # fmt: skip
+                snapshot = _snapshot(version, model, encoder) if export else None
+        if export and snapshot:
             report = replace(report, export=_exported_after(snapshot, export, progress, self.store.path))
         discard([self._left(version)])
         return report
@@ -304,56 +305,6 @@ class Learner:
     def _left(self, version: Version) -> Path:
         """Return the directory that a learn's checkpoint had, which stays until all is done that was asked for."""
         return self.store.work / str(version.record["checkpoint"])
-
-    def _learned(
-        self,
-        transaction: Transaction,
-        intake: Intake,
-        config: LearnConfig,
-        task: str | None,
-        export: str | Path | None,
-        progress: Progress,
-        stopwatch: Stopwatch,
-        start: float,
-    ) -> tuple[Version, LearnReport, Snapshot]:
-        """Learn pictures, and commit the result."""
-        from edge_cl.checkpoint import Checkpoint
-        from edge_cl.compiled import with_compiled
-        from edge_cl.learning import learn
-        from edge_cl.outcome import measure_outcome, require_little_forgetting
-        from edge_cl.plan import keeps_encoder
-        from edge_cl.tokens import TokenCache
-
-        parent = transaction.parent
-        assert parent is not None
-        old, encoder = self.load(parent)
-        # Graphs hold weights of their own: not for a learn whose memory is limited.
-        limited = config.memory_mb is not None
-        if export and old.classes and not limited and keeps_encoder(replace(old, config=config), intake):
-            encoder = with_compiled(encoder, self.snapshot(), Path(export))
-        job = _job(parent.number, intake.folder, intake.negatives, config, task)
-        checkpoint = Checkpoint(self.store.work, {"job": job, **_means(parent, encoder)}, parent.number)
-        cache = TokenCache(checkpoint.directory / "tokens", config.cache_mb << 20)
-        learned = learn(
-            old, encoder, intake, config, task,
-            checkpoint=checkpoint, cache=cache, progress=progress, stopwatch=stopwatch, started=start,
-        )  # fmt: skip
-        stopwatch.seconds["total"] = time.monotonic() - start
-        model, report = measure_outcome(old, learned, config, intake, stopwatch.seconds)
-        require_little_forgetting(report, config.max_forgetting)
-        report = replace(report, version=transaction.next_number)
-        if task is not None and report.task not in (None, task):
-            taken = f"There is a task {task!r} already: this one is {report.task!r}."
-            report = replace(report, notes=[*report.notes, taken])
-        model.save(transaction)
-        transaction.keep("backbone")
-        transaction.put_bytes("report.md", report.to_markdown().encode())
-        transaction.put_json("metrics.json", report.to_json())
-        transaction.put_bytes("plot.png", report.plot())
-        asked = {"job": job, "checkpoint": checkpoint.directory.name}
-        version = transaction.commit(kind="learn", record={**_record(report, model), **asked})
-        checkpoint.empty()
-        return version, report, _snapshot(version, model, encoder)
 
     def export(
         self,
@@ -542,45 +493,6 @@ def _named(text: str, what: str) -> str:
     if fault := name_fault(text, what):
         raise UsageError(f"{text!r} cannot name a {what}: {fault}.", mend="Choose another name.")
     return class_name(text)
-
-
-def _job(
-    parent: int | None,
-    folder: PictureFolder,
-    negatives: PictureFolder | None,
-    config: LearnConfig,
-    task: str | None,
-) -> str:
-    """Return a digest of what a learn was asked to do, and from which version it began; not of what it may cost."""
-    asked = {
-        "parent": parent,
-        "config": {name: value for name, value in config.to_json().items() if name != "max_forgetting"},
-        "task": task,
-        "pictures": sorted([p.label, p.sha256] for p in folder.pictures),  # whatever the files are called
-        "negatives": sorted(p.sha256 for p in negatives.pictures) if negatives else [],
-    }
-    return hashlib.sha256(canonical_json(asked)).hexdigest()
-
-
-def _means(parent: Version, encoder: Encoder) -> dict[str, Any]:
-    """Name all else that the result of a learn depends on, so that none goes on with other means than it began with."""
-    import torch
-
-    return {
-        "state": parent.objects["state"].sha256,
-        "device": str(encoder.device),
-        "compiled": encoder.graphs and encoder.graphs.digest,
-        "edge_cl": edge_cl_version(),
-        "torch": torch.__version__,
-    }
-
-
-def _record(report: LearnReport, model: Model) -> dict[str, Any]:
-    return {
-        **_summary(model.state(), task=report.task, learned=list(report.classes)),
-        "holdout_accuracy": report.holdout_accuracy,
-        "settings": asdict(model.config),
-    }
 
 
 def _summary(state: Mapping[str, Any], **more: Any) -> dict[str, Any]:

@@ -386,6 +386,18 @@ def test_bad_usage(made: Path, store: Path, tmp_path: Path, args: list[str]) -> 
     assert not (tmp_path / "edge_cl_store").exists()
 
 
+def test_a_learn_without_export_does_not_load_what_exports(made: Path, store: Path) -> None:
+    """It takes 30 MB, which a learn under a memory limit would have to count."""
+    code = (
+        "import sys; from edge_cl import LearnConfig, Learner; "
+        "Learner.open(sys.argv[1]).learn(sys.argv[2], LearnConfig(method='prototype')); "
+        "print([name for name in ('onnx', 'onnxruntime') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(store), str(made / "second")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_an_interrupted_learn_says_how_it_goes_on(made: Path, store: Path) -> None:
     command = [sys.executable, "-m", "edge_cl.cli", "learn", "--new-classes", made / "second", "--store", store]
     with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as process:
