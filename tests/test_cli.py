@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -401,7 +402,8 @@ def test_a_learn_without_export_does_not_load_what_exports(made: Path, store: Pa
 def test_an_interrupted_learn_says_how_it_goes_on(store: Path, tmp_path: Path) -> None:
     many = write_looks(tmp_path / "many", SECOND, 30)  # enough to train adapters on, for longer than a test lasts
     command = [sys.executable, "-m", "edge_cl.cli", "learn", "--new-classes", many, "--store", store, "--epochs", 9999]
-    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as process:
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell has what it runs behind it ignore the signal
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("train"):
