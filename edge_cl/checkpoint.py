@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -30,14 +31,12 @@ def unfinished(directory: Path, parent: int | None = None) -> list[Path]:
     return []
 
 
-def size_of(directory: Path) -> int:
-    """Return the bytes of all files in a directory of a job, or of one file."""
-    if not directory.is_dir():
-        return directory.lstat().st_size
+def size_of(path: Path) -> int:
+    """Return the bytes of all files in a directory of a job, or of one file; what goes meanwhile counts nothing."""
     size = 0
-    for path in directory.rglob("*"):
-        with suppress(FileNotFoundError):  # its learn goes on meanwhile
-            size += path.lstat().st_size if not path.is_dir() else 0
+    for file in (path, *(Path(folder, name) for folder, _, names in os.walk(path) for name in names)):
+        with suppress(FileNotFoundError):
+            size += 0 if file.is_dir() else file.lstat().st_size
     return size
 
 

@@ -48,9 +48,8 @@ def frames(source: str, *, every_s: float = 1.0) -> Iterator[tuple[float, Image.
     capture = _open(_opencv(), source)
     try:
         rate = capture.get(_opencv().CAP_PROP_FPS)
-        rate = (
-            rate if 0 < rate <= MOST_RATE else 30.0
-        )  # what cameras say that do not know it: 0, -1, 90000, not a number
+        if not 0 < rate <= MOST_RATE:  # cameras that do not know it say 0, -1, 90000 or NaN
+            rate = 30.0
         step = max(1, round(rate * every_s))
         count = 0
         while capture.grab():

@@ -87,6 +87,9 @@ def test_what_an_interrupted_job_left_is_told_by_the_version_that_it_began_from(
     assert unfinished(tmp_path) == []
     checkpoint.save("train", TENSORS)
     assert size_of(checkpoint.directory) > sum(tensor.nbytes for tensor in TENSORS.values())
+    (stage,) = checkpoint.directory.iterdir()
+    assert size_of(checkpoint.directory) == size_of(stage) == stage.stat().st_size
+    assert size_of(checkpoint.directory / "gone") == 0
     checkpoint.empty()
     assert "train" not in checkpoint and size_of(checkpoint.directory) == 0
     assert unfinished(tmp_path, 2) == [checkpoint.directory] and unfinished(tmp_path, 3) == []
