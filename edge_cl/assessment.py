@@ -63,7 +63,7 @@ class Assessment:
 class _Scored:
     tasks: Indices
     targets: Indices  # columns of the head
-    scores: Array  # base scores, own mean corrected, (P, C)
+    scores: Array  # whole base scores, own mean corrected, (P, C)
     distances: Array  # as the unknown test takes them, (P,)
 
 
@@ -73,7 +73,7 @@ def calibrated(model: Model) -> Model:
     if not model.probes:
         temperature = 1.0
         if model.classes:
-            temperature = blind_temperature(model.head().discriminant.scores(model.statistics.means))
+            temperature = blind_temperature(_scores_of_means(model.head(), model))
         return replace(model, temperature=temperature, threshold=float("inf"))
     scored = _score(model, model.head(), model.statistics)
     temperature = cautious_temperature(scored.scores, scored.targets)
@@ -284,7 +284,7 @@ def look_alikes(model: Model, task: int) -> list[tuple[int, int]]:
     They hardly differ if the mean of the one is at most `ALIKE` nats more probable as itself than as the other.
     """
     head = model.head()
-    scores = head.discriminant.scores(model.statistics.means) / np.float32(head.temperature)
+    scores = _scores_of_means(head, model) / np.float32(head.temperature)
     margins = np.diag(scores)[:, None] - scores
     margins[:, head.tasks == task] = np.inf
     nearest = margins.argmin(1)
@@ -293,6 +293,11 @@ def look_alikes(model: Model, task: int) -> list[tuple[int, int]]:
         for i in np.flatnonzero(head.tasks == task)
         if margins[i, nearest[i]] <= ALIKE
     ]
+
+
+def _scores_of_means(head: Head, model: Model) -> Array:
+    """Return the scores of the class means, (C, C)."""
+    return head.whole(head.discriminant.scores(model.statistics.means))
 
 
 def _score(model: Model, head: Head, statistics: Statistics) -> _Scored:
@@ -314,10 +319,14 @@ def _score(model: Model, head: Head, statistics: Statistics) -> _Scored:
     # than another picture of its series, and a better guide to those of other series (docs/accuracy.md).
     exact, x, offsets = precision_of(statistics, shrinkage=model.config.shrinkage), features - centre, own - centre
     out = exact.left_out(brought, share)
-    scores = head.discriminant.scores(features) + out.scores(x, statistics.means - centre)
+    linear = head.discriminant.scores(features)
+    scores = linear + out.scores(x, statistics.means - centre)
     weights = exact.apply(offsets) + (out.gain * (offsets * out.direction).sum(1))[:, None] * out.direction
     scores[np.arange(len(targets)), targets] = ((x - 0.5 * offsets) * weights).sum(1)
-    return _Scored(tasks, targets, scores, head.distance(features, scores) + out.square(x))
+    distances = head.distance(features, scores) + out.square(x)
+    # Hold-out pictures are in no class's own spread: of that, nothing is to be taken out.
+    gains = 0 if head.quadratic is None else head.quadratic.gain(linear)
+    return _Scored(tasks, targets, scores + gains, distances)
 
 
 def _answers(model: Model, head: Head, scored: _Scored) -> Indices:

@@ -1,8 +1,8 @@
 """The head: everything that turns features into an answer, in numpy alone.
 
-Base scores are linear discriminants over all blocks (LDA, one covariance pooled over all tasks). Their posterior,
-summed over the classes of each task, routes a picture to task branches; a branch's own discriminant then shares out
-that task's probability among its classes:
+Base scores are linear discriminants over all blocks (LDA, one covariance pooled over all tasks), with what they gain
+by the classes' own covariances (`edge_cl.spread`). Their posterior, summed over the classes of each task, routes a
+picture to task branches; a branch's own discriminant then shares out that task's probability among its classes:
 
     p(c) = p_base(t) [(1 - w) p_base(c | t) + w p_branch(c | t)]      for the classes c of a routed task t
 
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_cl.rounding import rounded
+from edge_cl.spread import Quadratic, Spread
 from edge_cl.statistics import Array, Indices, Precision, Statistics
 
 PRIOR_SPREAD = 0.3  # squared distance from the class mean per squared norm, before any spread is measured
@@ -179,6 +180,7 @@ class Head:
         threshold: `distance` above which a picture is unknown.
         routed: k, how many task branches a picture may be sent to.
         exit: what answers before the suffix, or None.
+        quadratic: what the discriminant's scores gain by the classes' own covariances, or None.
     """
 
     classes: Indices
@@ -190,6 +192,7 @@ class Head:
     threshold: float = float("inf")
     routed: int = 1
     exit: Exit | None = None
+    quadratic: Quadratic | None = None
 
     @classmethod
     def of(
@@ -200,6 +203,7 @@ class Head:
         *,
         shrinkage: float,
         unknown_rank: int | None = UNKNOWN_RANK,
+        spread: Spread | None = None,
     ) -> Head:
         """Build the head of the base branch from its statistics.
 
@@ -209,10 +213,15 @@ class Head:
             tasks: task of each class, (C,).
             shrinkage: see `Precision.of`.
             unknown_rank: directions that the distance takes; None: all. The scores take all of them.
+            spread: of the classes; without it, the scores are linear.
         """
         precision = precision_of(statistics, shrinkage=shrinkage)
-        discriminant = Discriminant.of(statistics.means, precision)
-        return cls(classes, tasks, discriminant, precision.strongest(unknown_rank))
+        made = Discriminant.of(statistics.means, precision)
+        head = cls(classes, tasks, made, precision.strongest(unknown_rank))
+        if spread is None:
+            return head
+        offsets = statistics.means - made.centre
+        return replace(head, quadratic=Quadratic.of(made.weight, made.bias, offsets, classes, spread))
 
     def rounded(self, bits: int = WEIGHT_BITS) -> Head:
         """Return the head with matrices of few bits, as a bundle holds them: weights of `bits`, basis `BASIS_BITS`."""
@@ -225,7 +234,11 @@ class Head:
 
     def posterior_of(self, scores: Array) -> Array:
         """Return class probabilities of the discriminant's scores, (n, C) both."""
-        return softmax(scores / np.float32(self.temperature))
+        return softmax(self.whole(scores) / np.float32(self.temperature))
+
+    def whole(self, scores: Array) -> Array:
+        """Return the discriminant's scores with what they gain by the classes' own covariances, (n, C) both."""
+        return scores if self.quadratic is None else scores + self.quadratic.gain(scores)
 
     def distance(self, features: Array, scores: Array | None = None) -> Array:
         """Return the squared Mahalanobis distance to the nearest class mean, (n, F) to (n,).

@@ -34,6 +34,7 @@ from edge_cl.model import KnownClass, Model, Probes
 from edge_cl.pictures import Picture
 from edge_cl.plan import NEGATIVES, Plan, adapts, make_plan, shapes_base, teacher, work_of
 from edge_cl.preprocess import Preprocess
+from edge_cl.spread import Spread
 from edge_cl.statistics import Indices, Statistics
 from edge_cl.tokens import TokenCache
 from edge_cl.training import reduces_precision
@@ -318,6 +319,7 @@ def _with_statistics(model: Model, task: int, train: _Shown, held: _Shown, close
     parts = [(shown.base.features, shown.columns(model)) for shown in (train, held)]
     model = replace(model, statistics=model.statistics.add_all(parts, rank=config.covariance_rank))
     branch = model.branches.get(task) or _new_branch(model, train)
+    spread = model.spreads.get(task) or Spread.empty(model.statistics.means.shape[1])
 
     def probes(shown: _Shown, every: Mapping[int, Probes]) -> Mapping[int, Probes]:
         features, own = shown.base.features[0].astype(np.float16), branch.discriminant.scores(shown.own.features[0])
@@ -332,6 +334,7 @@ def _with_statistics(model: Model, task: int, train: _Shown, held: _Shown, close
         probes=probes(held, model.probes),
         closer_probes=probes(closer, model.closer_probes) if both else model.closer_probes,
         branches={**model.branches, task: branch},
+        spreads={**model.spreads, task: spread.add(train.base.features, train.classes(model))},
     )
 
 

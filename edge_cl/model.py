@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from edge_cl.config import LearnConfig
 from edge_cl.head import EXIT_BITS, UNKNOWN_RANK, WEIGHT_BITS, Branch, Exit, Head
 from edge_cl.lora import Adapter
 from edge_cl.preprocess import Preprocess
+from edge_cl.spread import Spread
 from edge_cl.statistics import Array, Indices, Statistics
 from edge_cl.store import Store, Transaction
 from edge_cl.version import Version
@@ -98,6 +99,7 @@ class Model:
         adapters: task adapters by task; tasks without one are answered by the base branch.
         statistics: of the base branch's features.
         branches: of every task.
+        spreads: of every task's classes; those that earlier releases taught have none.
         probes: of every task that had pictures to hold out.
         negatives: features of pictures of nothing known, in the base branch, (M, F), half precision; M may be 0.
         closer: whether pictures are answered on the closer square (`Preprocess.closer`) instead of the one learned on.
@@ -120,6 +122,7 @@ class Model:
     base_classes: int = 0
     adapters: Mapping[int, Adapter] = field(default_factory=dict)
     branches: Mapping[int, Branch] = field(default_factory=dict)
+    spreads: Mapping[int, Spread] = field(default_factory=dict)
     probes: Mapping[int, Probes] = field(default_factory=dict)
     negatives: npt.NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
     closer: bool = False
@@ -166,7 +169,7 @@ class Model:
     def head(self) -> Head:
         """Build the head from the statistics."""
         head = replace(
-            self.head_of(self.statistics),
+            self.head_of(self.statistics, spreads=self.spreads.values()),
             branches=self.branches,
             temperature=self.temperature,
             threshold=self.threshold,
@@ -184,14 +187,16 @@ class Model:
         assert self.exit is not None
         return self.statistics.of_first(self.exit.width)
 
-    def head_of(self, statistics: Statistics, bits: int = WEIGHT_BITS) -> Head:
+    def head_of(self, statistics: Statistics, bits: int = WEIGHT_BITS, spreads: Iterable[Spread] = ()) -> Head:
         """Build a head of the classes known, its weights of so many bits, from statistics; nothing is fitted in it."""
+        known = list(spreads)
         exact = Head.of(
             statistics,
             np.asarray([c.id for c in self.classes], np.int64),
             np.asarray([c.task for c in self.classes], np.int64),
             shrinkage=self.config.shrinkage,
             unknown_rank=self.unknown_rank,
+            spread=known[0].joined(known[1:]) if known else None,
         )
         return exact.rounded(bits) if self.rounded else exact
 
@@ -204,11 +209,13 @@ class Model:
         gone = {c.id for c in self.classes if c.name in names}
         classes = tuple(c for c in self.classes if c.id not in gone)
         alive = {c.task for c in classes}
-        branches = {}
+        branches, spreads = {}, {}
         kept: tuple[dict[int, Probes], dict[int, Probes]] = ({}, {})
         for task in alive & set(self.branches):
             stays = np.asarray([int(c) not in gone for c in self.branches[task].classes])
             branches[task] = self.branches[task].without(gone)
+            if task in self.spreads:
+                spreads[task] = self.spreads[task].without(gone)
             for every, left in zip((self.probes, self.closer_probes), kept, strict=True):
                 if task in every:
                     rows = np.asarray([int(c) not in gone for c in every[task].classes], bool)
@@ -220,6 +227,7 @@ class Model:
             classes=classes,
             adapters={t: a for t, a in self.adapters.items() if t in alive},
             branches=branches,
+            spreads=spreads,
             probes=kept[0],
             closer_probes=kept[1],
             statistics=self.statistics.without(rows),
@@ -236,6 +244,7 @@ class Model:
 
         return replace(
             self,
+            spreads={t: spread.moved(points) for t, spread in self.spreads.items()},
             probes=probes(self.probes),
             closer_probes=probes(self.closer_probes),
             negatives=half(self.negatives),
@@ -257,9 +266,10 @@ class Model:
             transaction.put_tensors(_object(task, "adapter"), adapter.to_numpy())
         for task, branch in self.branches.items():
             transaction.put_tensors(_object(task, "branch"), branch.to_numpy())
-        for kind, every in (("probes", self.probes), ("closer-probes", self.closer_probes)):
-            for task, probes in every.items():
-                transaction.put_tensors(_object(task, kind), vars(probes))
+        kept = {"spread": self.spreads, "probes": self.probes, "closer-probes": self.closer_probes}
+        for kind, every in kept.items():
+            for task, value in every.items():
+                transaction.put_tensors(_object(task, kind), vars(value))
         for name, negatives in (("negatives", self.negatives), ("closer-negatives", self.closer_negatives)):
             if len(negatives):
                 transaction.put_tensors(name, {"features": negatives})
@@ -310,6 +320,7 @@ class Model:
             base=base,
             adapters={t: a.requires_grad_(False) for t, a in adapters.items()},
             branches={t: Branch.from_numpy(b) for t in tasks if (b := read(t, "branch"))},
+            spreads={t: Spread(**s) for t in tasks if (s := read(t, "spread"))},
             probes={t: _probes(p) for t in tasks if (p := read(t, "probes"))},
             negatives=_negatives(store, version, "negatives"),
             closer=state.get("closer", False),

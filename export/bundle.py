@@ -25,6 +25,7 @@ from edge_cl.export.consistency import manifest_faults
 from edge_cl.export.tensors import read
 from edge_cl.head import Branch, Discriminant, Exit, Head
 from edge_cl.preprocess import Preprocess
+from edge_cl.spread import Quadratic
 from edge_cl.statistics import Array, Precision
 from edge_cl.version import JsonObject, canonical_json, pretty
 
@@ -118,7 +119,8 @@ class Manifest:
         task_names: by task.
         temperature, threshold: see `Head`.
         files: by role: weights; prefix and suffix, with LoRA inputs if shared; merged/prefix, merged/base and
-            merged/TASK if merged; head; exit, if there is one; adapter/shared, adapter/base, adapter/TASK; branch/TASK.
+            merged/TASK if merged; head; spread and exit, if there are any; adapter/shared, adapter/base, adapter/TASK;
+            branch/TASK.
     """
 
     layout: str
@@ -310,7 +312,15 @@ class Bundle:
             temperature=m.temperature,
             threshold=m.threshold,
             exit=self._exit() if "exit" in m.files else None,
+            quadratic=self._quadratic() if "spread" in m.files else None,
         )
+
+    def _quadratic(self) -> Quadratic:
+        count = len(self.manifest.classes)
+        t = self.tensors("spread", {"weight": (None, count), "offset": (None,), "cost": (count,)})
+        if len(t["weight"]) != len(t["offset"]) or not count or len(t["weight"]) % count:
+            raise self._fault("spread", "its weight, offset and cost do not go together")
+        return Quadratic(t["weight"], t["offset"], t["cost"])
 
     def _exit(self) -> Exit:
         head = self._head("exit", self.manifest.shape.prefix_features)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from edge_cl.backend import BASE
 from edge_cl.export.bundle import DTYPES, Factors
 from edge_cl.head import Discriminant, Exit, Head
+from edge_cl.spread import DIRECTIONS, Quadratic
 from edge_cl.statistics import Precision
 
 NEVER = 2.0  # a confidence that no probability exceeds
@@ -29,7 +30,8 @@ def head_tensors(
 
     Returns:
         lora_down (A, L, R, D) and lora_up (A, L, 3D, R), the base branch first; weight (C, F), bias (C,), centre (F,),
-        basis (K, F), gain (K,), scales (3,): one over temperature, variance and threshold; the same of the exit over
+        basis (K, F), gain (K,), scales (3,): one over temperature, variance and threshold; spread_weight (R, C, C),
+        spread_offset (R, C), spread_cost (C,), zeros where there is no spread; the same as the first of the exit over
         the prefix's features, exit_weight (C, Fp) to exit_gain, and exit_scales (5,): one over temperature and
         variance, threshold, confidence, one over threshold; membership (C, T) of classes
         in tasks; and for the task branches own_weight (C, F), own_bias (C,), own_centre (T, F), own_scales (T, 2): one
@@ -50,6 +52,8 @@ def head_tensors(
         own_weight[columns], own_bias[columns] = branch.discriminant.weight, branch.discriminant.bias
         own_centre[i], own_scales[i] = branch.discriminant.centre, (1 / branch.temperature, branch.weight)
     scales = [1 / head.temperature, 1 / head.precision.variance, _inverse(head.threshold)]
+    count = len(head.classes)
+    spread = head.quadratic or Quadratic.none(count)
     exit = head.exit or _no_exit(head, prefix_features)
     early = exit.head
     exit_scales = [
@@ -65,6 +69,9 @@ def head_tensors(
         "basis": head.precision.basis,
         "gain": head.precision.gain,
         "scales": np.asarray(scales, np.float32),
+        "spread_weight": spread.weight.reshape(DIRECTIONS, count, count),
+        "spread_offset": spread.offset.reshape(DIRECTIONS, count),
+        "spread_cost": spread.cost,
         "exit_weight": early.discriminant.weight,
         "exit_bias": early.discriminant.bias,
         "exit_centre": early.discriminant.centre,

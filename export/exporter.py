@@ -36,10 +36,11 @@ from edge_cl.export.tensors import few_bits, half
 from edge_cl.head import BASIS_BITS, EXIT_BITS, WEIGHT_BITS, Head
 from edge_cl.lora import Adapter
 from edge_cl.model import Model
+from edge_cl.spread import SPREAD_BITS
 from edge_cl.version import Json, canonical_json, contiguous
 
 EDITION = 2  # raised when the graphs of the same backbone become others
-CLASSIFIER_EDITION = 2  # the same of the one-graph classifier alone
+CLASSIFIER_EDITION = 3  # the same of the one-graph classifier alone
 CLASSIFIER = "classifier.onnx"
 
 Say = Callable[[str], None]
@@ -191,6 +192,10 @@ def _head_files(head: Head) -> dict[str, bytes]:
     for task, branch in head.branches.items():
         stored = branch.to_numpy() | few_bits("weight", branch.discriminant.weight, WEIGHT_BITS)
         result[f"branch/{task}"] = save(contiguous(stored))
+    if head.quadratic is not None:
+        gains = head.quadratic
+        stored = few_bits("weight", gains.weight, SPREAD_BITS) | {"offset": gains.offset, "cost": gains.cost}
+        result["spread"] = save(contiguous(stored))
     if head.exit is not None:
         early = head.exit.head
         fit = np.asarray([early.temperature, early.threshold, head.exit.confidence], np.float32)

@@ -120,6 +120,9 @@ class Classifier(_Graph):
         basis: Tensor,
         gain: Tensor,
         scales: Tensor,
+        spread_weight: Tensor,
+        spread_offset: Tensor,
+        spread_cost: Tensor,
         exit_weight: Tensor,
         exit_bias: Tensor,
         exit_centre: Tensor,
@@ -138,6 +141,8 @@ class Classifier(_Graph):
         features = torch.cat((prefix, self.suffix(tokens, lora_down[0], lora_up[0])), 1)
         scores, distance = _discriminant(features, weight, bias, centre, basis, gain, scales[1])
         unknown = distance * scales[2]
+        along = scores @ spread_weight.mT + spread_offset[:, None]
+        scores = scores + (along * along).sum(0) - spread_cost
         early, near = _discriminant(prefix, exit_weight, exit_bias, exit_centre, exit_basis, exit_gain, exit_scales[1])
         early = torch.softmax(early * exit_scales[0], 1)
         stands = (early.amax(1) > exit_scales[3]) & (near <= exit_scales[2])
@@ -216,7 +221,8 @@ def classifier_graph(backbone: Backbone, preprocess: Preprocess, head: Mapping[s
     """
     side = preprocess.image_size
     free = {"lora_down": {0: "A"}, "lora_up": {0: "A"}, "weight": {0: "C"}, "bias": {0: "C"}, "basis": {0: "K"},
-            "gain": {0: "K"}, "exit_weight": {0: "C"}, "exit_bias": {0: "C"}, "exit_basis": {0: "E"},
+            "gain": {0: "K"}, "spread_weight": {1: "C", 2: "C"}, "spread_offset": {1: "C"}, "spread_cost": {0: "C"},
+            "exit_weight": {0: "C"}, "exit_bias": {0: "C"}, "exit_basis": {0: "E"},
             "exit_gain": {0: "E"}, "membership": {0: "C", 1: "T"}, "own_weight": {0: "C"}, "own_bias": {0: "C"},
             "own_centre": {0: "T"}, "own_scales": {0: "T"}, "own_adapter": {0: "T"}}  # fmt: skip
     inputs = {"image": (torch.zeros(2, 3, side, side), {0: "B"})}

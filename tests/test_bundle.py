@@ -160,6 +160,13 @@ FORGED: dict[str, tuple[Damage, str]] = {
     "exit without what was fitted": (tensors("exit", fit=None), "fit is missing, or not of 1 dimensions."),
     "exit over other features": (tensors("exit", weight=lambda v: v[:, :-1]), ": weight is "),
     "exit of no spread": (tensors("exit", variance=np.zeros_like), "its basis, gain and variance do not go together."),
+    "spread of other classes": (tensors("spread", cost=lambda v: v[:-1]), "cost is (6,), not (7,)."),
+    "spread of an odd number of rows": (
+        tensors("spread", weight=lambda v: v[:-1], weight_scale=lambda v: v[:-1], offset=lambda v: v[:-1]),
+        "its weight, offset and cost do not go together.",
+    ),
+    "spread of fewer offsets": (tensors("spread", offset=lambda v: v[:-1]), "its weight, offset and cost do not go to"),
+    "spread with NaN": (tensors("spread", offset=nan), "offset holds values that are not finite."),
     "no safetensors": (forge("head", lambda data: b"x" * 99), "cannot be read: "),
     "safetensors of a huge header": (forge("head", lambda data: b"\xff" * 8 + data[8:]), "cannot be read: "),
     "graph that is none": (forge("suffix", lambda data: b"not a graph"), "ONNX Runtime refuses "),

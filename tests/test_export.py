@@ -25,7 +25,9 @@ from edge_cl.export.formats import FORMATS
 from edge_cl.export.tensors import few_bits, half
 from edge_cl.head import EXIT_BITS, UNKNOWN_RANK, WEIGHT_BITS, Branch, Discriminant, Exit, Head
 from edge_cl.lora import Adapter
+from edge_cl.rounding import rounded
 from edge_cl.runtime import Classifier
+from edge_cl.spread import DIRECTIONS, SPREAD_BITS, Quadratic
 from edge_cl.statistics import Precision
 
 KINDS = list(product(("shared", "merged"), ("fp32", "fp16")))
@@ -128,7 +130,7 @@ def test_a_new_task_is_new_files_and_a_manifest(deployed: Deployed, tmp_path: Pa
     after = read_manifest(out).files
     assert not done.graphs_built
     new = {role for role, ref in after.items() if held.get(role) != ref}
-    assert new == {"adapter/2", "branch/2", "exit", "head"}
+    assert new == {"adapter/2", "branch/2", "exit", "head", "spread"}
     changed = {p.name for p in out.iterdir() if before.get(p.name) != p.stat().st_mtime_ns}
     assert changed <= {after[role].name for role in new} | {"manifest.json"}
     assert done.written <= sum(after[role].size for role in new) + (out / "manifest.json").stat().st_size
@@ -150,12 +152,15 @@ def test_the_ninth_task_of_a_vit_tiny_writes_less_than_a_megabyte(deployed: Depl
 
     own = discriminant(9, features).rounded(WEIGHT_BITS)
     branch = Branch(np.arange(72, 81), own, random.normal(size=(9, width)).astype(np.float32), 0.5)
+    rows = rounded(random.normal(size=(DIRECTIONS * 81, 81)).astype(np.float32), SPREAD_BITS)
+    gains = Quadratic(rows, *(random.normal(size=n).astype(np.float32) for n in (len(rows), 81)))
     whole = replace(head(features, WEIGHT_BITS), branches={8: branch}, exit=Exit(head(early, EXIT_BITS), 0.95))
+    whole = replace(whole, quadratic=gains)
     model, generator = deployed.learner().load()[0], torch.Generator().manual_seed(0)
     adapter = Adapter.new_task(6, 6, width, 10, generator)
     new = exporter._adapter_files(replace(model, shared=None, base=None, adapters={8: adapter}))
     new |= exporter._head_files(whole)
-    assert set(new) == {"adapter/8", "branch/8", "exit", "head"}
+    assert set(new) == {"adapter/8", "branch/8", "exit", "head", "spread"}
     manifest = read_manifest(deployed.bundle())
     manifest = replace(
         manifest,
@@ -376,7 +381,7 @@ def test_without_adapters(tmp_path: Path, layout: str) -> None:
         found, _ = posterior(Classifier(tmp_path / "bundle", backend=backend), batch)
         assert np.abs(found - reference.posterior(reference.backend.encode(batch))).max() < 1e-4
     roles = set(read_manifest(tmp_path / "bundle").files)
-    assert roles == {"weights", "prefix", "suffix", "head", "branch/0", "branch/1"}
+    assert roles == {"weights", "prefix", "suffix", "head", "spread", "branch/0", "branch/1"}
 
 
 # -- names --------------------------------------------------------------

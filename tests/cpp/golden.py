@@ -31,6 +31,7 @@ from edge_cl.head import Branch, Discriminant, Exit, Head
 from edge_cl.learner import Learner
 from edge_cl.preprocess import Preprocess
 from edge_cl.runtime import Classifier
+from edge_cl.spread import Quadratic
 from edge_cl.statistics import Precision
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -83,7 +84,9 @@ def head() -> Tensors:
     ids, tasks = np.asarray([10, 11, 12, 20, 21]), np.asarray([0, 0, 0, 3, 3])
     base = Discriminant(normal(count, features), normal(count), normal(features))
     branch = Branch(ids[[4, 3]], Discriminant(normal(2, features), normal(2), normal(features)), normal(2, 8), 0.4, 1.7)
-    made = Head(ids, tasks, base, Precision(basis, gain, 0.8), {3: branch}, temperature=6.5)
+    drawn = [np.random.default_rng(8).normal(0, 0.1, size).astype(np.float32) for size in ((10, count), 10, count)]
+    quadratic = Quadratic(*drawn)
+    made = Head(ids, tasks, base, Precision(basis, gain, 0.8), {3: branch}, temperature=6.5, quadratic=quadratic)
     x, own = normal(pictures, features), normal(pictures, features)
     scores, distance, posterior = base.scores(x), made.distance(x), made.base_posterior(x)
     routes = made.route(posterior)
@@ -104,7 +107,8 @@ def head() -> Tensors:
         "tasks": np.asarray([0, 0, 0, 1, 1], np.int64), "columns": np.asarray([4, 3], np.int64),
         "own_weight": branch.discriminant.weight, "own_bias": branch.discriminant.bias,
         "own_centre": branch.discriminant.centre, "x": x, "own": own, "scores": scores, "distance": distance,
-        "posterior": posterior, "fused": fused,
+        "posterior": posterior, "fused": fused, "spread_weight": quadratic.weight, "spread_offset": quadratic.offset,
+        "spread_cost": quadratic.cost,
         "routed": np.asarray([len(route) for route in routes], np.int64), "exit_weight": fitted.weight,
         "exit_bias": fitted.bias, "exit_centre": fitted.centre, "exit_basis": early.precision.basis,
         "exit_gain": early.precision.gain, "exit_scalars": np.asarray([0.9, 5.0, 14.5, 0.48], np.float32),

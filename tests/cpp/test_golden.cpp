@@ -54,6 +54,8 @@ TEST(Head, AnswersAsPythonDoes) {
     head.discriminant = {{golden.get<float>("weight"), {}, {}}, golden.get<float>("bias"), golden.get<float>("centre")};
     head.basis.rows = golden.get<float>("basis");
     head.gain = golden.get<float>("gain");
+    head.quadratic = {{golden.get<float>("spread_weight"), {}, {}}, golden.get<float>("spread_offset"),
+                      golden.get<float>("spread_cost")};
     head.prepare();
     head.variance = scalars[0];
     head.temperature = scalars[1];
@@ -73,7 +75,7 @@ TEST(Head, AnswersAsPythonDoes) {
     const auto x = golden.get<float>("x"), own = golden.get<float>("own");
     const auto routed = golden.get<std::int64_t>("routed");
     const auto distances = golden.get<float>("distance");
-    std::vector<float> all_scores, all_posteriors, all_fused, offset(size), mass(2), local(2);
+    std::vector<float> all_scores, all_posteriors, all_fused, offset(size), mass(2), local(2), room(2 * classes);
     for (std::size_t i = 0; i < routed.size(); ++i) {
         std::vector<float> scores(classes);
         const float* row = x.data() + i * size;
@@ -89,7 +91,7 @@ TEST(Head, AnswersAsPythonDoes) {
         EXPECT_FALSE(head.is_unknown(offset.data(), score));
         head.threshold = -std::numeric_limits<float>::infinity();
         EXPECT_TRUE(head.is_unknown(offset.data(), score));
-        head.posterior(scores.data());
+        head.posterior(scores.data(), room.data());
         all_posteriors.insert(all_posteriors.end(), scores.begin(), scores.end());
         const std::size_t task = head.route(scores.data(), mass.data());
         EXPECT_EQ(head.branches[task].is_asked(), routed[i] == 1);
@@ -151,8 +153,8 @@ TEST(Exit, AnswersAsPythonDoes) {
     head.names = early.names;
     std::vector<float> found, offset(early.features());
     for (std::size_t i = 0; i < stands.size(); ++i) {
-        std::vector<float> posterior(classes);
-        EXPECT_EQ(exit->answer(x.data() + i * width, offset.data(), posterior.data()), stands[i] != 0) << i;
+        std::vector<float> posterior(classes), room(2 * classes);
+        EXPECT_EQ(exit->answer(x.data() + i * width, offset.data(), posterior.data(), room.data()), stands[i] != 0) << i;
         found.insert(found.end(), posterior.begin(), posterior.end());
         head.exit = nullptr;
         EXPECT_TRUE(head.is_unsure(posteriors.data() + i * classes));

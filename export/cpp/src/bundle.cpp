@@ -210,12 +210,35 @@ Result<Head> Bundle::head() const {
         if (!branch) return branch.error();
         head.branches.back() = std::move(*branch);
     }
+    if (manifest_.has("spread")) {
+        Result<Quadratic> quadratic = this->quadratic();
+        if (!quadratic) return quadratic.error();
+        head.quadratic = std::move(*quadratic);
+    }
     if (manifest_.has("exit")) {
         Result<Exit> exit = this->exit();
         if (!exit) return exit.error();
         head.exit = std::make_shared<const Exit>(std::move(*exit));
     }
     return head;
+}
+
+Result<Quadratic> Bundle::quadratic() const {
+    Result<Tensors> tensors = this->tensors("spread");
+    if (!tensors) return tensors.error();
+    const std::uint64_t count = manifest_.classes.size(), rows = tensors->size("weight", 0);
+    if (count == 0 || rows % count != 0)
+        return advise({Code::bad_bundle, *file("spread") + ": its weight has no whole number of rows a class.", ""});
+    Result<Matrix> weight = tensors->matrix("weight", rows, count);
+    if (!weight) return advise(weight.error());
+    Quadratic quadratic{std::move(*weight), {}, {}};
+    Result<std::vector<float>> offset = tensors->floats("offset", {rows});
+    if (!offset) return advise(offset.error());
+    Result<std::vector<float>> cost = tensors->floats("cost", {count});
+    if (!cost) return advise(cost.error());
+    quadratic.offset = std::move(*offset);
+    quadratic.cost = std::move(*cost);
+    return quadratic;
 }
 
 Result<Exit> Bundle::exit() const {

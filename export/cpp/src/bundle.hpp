@@ -52,6 +52,7 @@ private:
     /// Read a head of so many features, nothing fitted in it, from the tensors of a role.
     Result<Head> bare_head(const std::string& role, std::uint64_t features, const Tensors& tensors) const;
     Result<Exit> exit() const;
+    Result<Quadratic> quadratic() const;
     Result<Branch> branch(std::int64_t task) const;
     Error advise(Error error) const;
 

@@ -24,7 +24,25 @@ void Discriminant::scores(const float* prefix, std::size_t prefix_size, const fl
     for (std::size_t c = 0; c < bias.size(); ++c) out[c] += bias[c];
 }
 
-void Head::posterior(float* scores) const { softmax(scores, classes(), temperature); }
+void Quadratic::add(float* scores, float* room) const {
+    const std::size_t count = cost.size();
+    float* const along = room;
+    float* const gain = room + count;
+    for (std::size_t c = 0; c < count; ++c) gain[c] = -cost[c];
+    for (std::size_t first = 0; first < offset.size(); first += count) {
+        weight.dots(scores, count, first, count, along);
+        for (std::size_t c = 0; c < count; ++c) {
+            const float off = along[c] + offset[first + c];
+            gain[c] += off * off;
+        }
+    }
+    for (std::size_t c = 0; c < count; ++c) scores[c] += gain[c];
+}
+
+void Head::posterior(float* scores, float* room) const {
+    quadratic.add(scores, room);
+    softmax(scores, classes(), temperature);
+}
 
 void Head::prepare() {
     highest_ = gain;
@@ -64,10 +82,10 @@ bool Head::is_unsure(const float* posterior) const {
     return exit == nullptr || largest(posterior) <= exit->confidence;
 }
 
-bool Exit::answer(const float* prefix, float* offset, float* posterior) const {
+bool Exit::answer(const float* prefix, float* offset, float* posterior, float* room) const {
     head.discriminant.scores(prefix, head.features(), nullptr, offset, posterior);
     const float score = head.largest(posterior);
-    head.posterior(posterior);
+    head.posterior(posterior, room);
     return head.largest(posterior) > confidence && !head.is_unknown(offset, score);
 }
 

@@ -34,11 +34,22 @@ struct Branch {
     bool is_asked() const { return share > 0 && columns.size() > 1; }
 };
 
+/// What the classes' own covariances add to their scores: sum_r (weight_rc . scores + offset_rc)^2 - cost_c.
+struct Quadratic {
+    Matrix weight;              ///< (R C, C), for every direction a row a class; none: nothing is added
+    std::vector<float> offset;  ///< (R C,)
+    std::vector<float> cost;    ///< (C,)
+
+    /// Add it to the scores of C classes, in place. `room` is for 2 C numbers.
+    void add(float* scores, float* room) const;
+};
+
 struct Exit;
 
 /// Scores, routing and the unknown test over all classes known.
 struct Head {
     Discriminant discriminant;      ///< of the base branch
+    Quadratic quadratic;            ///< what the classes' own covariances add to its scores
     Matrix basis;                   ///< (K, F), orthonormal rows of the precision, but for rounding
     std::vector<float> gain;        ///< (K,), relative change of the precision along each
     float variance = 1;             ///< of the precision's isotropic part
@@ -55,8 +66,8 @@ struct Head {
     /// Compute what the unknown test needs of the gains.
     void prepare();
 
-    /// Turn scores into probabilities, in place.
-    void posterior(float* scores) const;
+    /// Turn the discriminant's scores into probabilities, in place. `room` is for two numbers a class.
+    void posterior(float* scores, float* room) const;
 
     /// Return the largest of the scores or probabilities of the classes.
     float largest(const float* values) const;
@@ -87,8 +98,8 @@ struct Exit {
     float confidence = 0;  ///< of the best class, above which an answer is sure
 
     /// Write the class probabilities of the prefix's features; return whether the answer stands: it is sure, and the
-    /// picture not too far from what is known. `offset` is room for as many numbers.
-    bool answer(const float* prefix, float* offset, float* posterior) const;
+    /// picture not too far from what is known. `offset` is room for as many numbers, `room` for two a class.
+    bool answer(const float* prefix, float* offset, float* posterior, float* room) const;
 };
 
 /// Softmax of `count` scores over a temperature, in place.

@@ -15,13 +15,14 @@ struct Recogniser::Workspace {
         : preprocessor(spec),
           offset(shape.features()),
           scores(head.classes()),
+          room(2 * head.classes()),
           mass(head.branches.size()),
           posterior(kBatch * head.classes()),
           order(head.classes()) {}
 
     Preprocessor preprocessor;
     std::unique_ptr<Pass> pass;
-    std::vector<float> offset, scores, mass, posterior;
+    std::vector<float> offset, scores, room, mass, posterior;
     std::vector<std::size_t> order;
     std::size_t on[kBatch] = {};      // the frames that go on after the exit, ...
     std::size_t routes[kBatch] = {};  // ... and the place of each one's task; kNoRoute: no branch is asked
@@ -107,7 +108,8 @@ Status Recogniser::answer(Workspace& space, const Frame* frames, std::size_t cou
         float* posterior = space.posterior.data() + i * head_.classes();
         const float* prefix = space.pass->prefix_features() + i * shape_.prefix_features();
         space.unknown[i] = false;
-        if (exit == nullptr || !exit->answer(prefix, space.offset.data(), posterior)) space.on[on++] = i;
+        if (exit == nullptr || !exit->answer(prefix, space.offset.data(), posterior, space.room.data()))
+            space.on[on++] = i;
     }
     if (on > 0)
         if (Status done = ask_base(space, on, deadline); !done) return done;
@@ -131,7 +133,7 @@ Status Recogniser::ask_base(Workspace& space, std::size_t count, const Deadline&
         head_.discriminant.scores(space.pass->prefix_features() + i * prefix, prefix,
                                   space.pass->suffix_features() + j * suffix, space.offset.data(), posterior);
         space.unknown[i] = head_.is_unknown(space.offset.data(), head_.largest(posterior));
-        head_.posterior(posterior);
+        head_.posterior(posterior, space.room.data());
         space.routes[j] = head_.is_unsure(posterior) ? head_.route(posterior, space.mass.data()) : kNoRoute;
     }
     return {};

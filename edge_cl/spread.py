@@ -1,0 +1,157 @@
+"""What a class's own pictures vary in: a few directions of its own covariance, and what scores gain by them.
+
+The discriminant has one covariance for all classes. A class that varies more than that in some direction, as a thing
+does that is seen from two sides, loses pictures to its neighbours there. So a share of its own covariance joins the
+common one along its strongest directions (regularised discriminant analysis, Friedman, 1989), in the space of the
+class means, where the common one is the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_cl.rounding import rounded
+from edge_cl.statistics import Array, Indices, Scatter, Statistics
+
+DIRECTIONS = 8  # R, kept of a class's own covariance
+OWN_SHARE = 0.15  # of a class's own covariance in the one that it is told by
+SPREAD_BITS = 4  # of the matrix that scores are multiplied by
+AT_ONCE = 64  # pictures of a class that are folded in at once
+LEAST = 1e-6  # of the largest eigenvalue: what is smaller is no direction of the class means' space
+
+Halves = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where the pictures of some classes vary most, each class's by itself.
+
+    Attributes:
+        classes: permanent class ids, (C,).
+        counts: pictures behind each, (C,).
+        means: of them, (C, F).
+        rows: orthogonal, (C, R, F): their outer products are the strongest part of the class's scatter, zeros behind.
+    """
+
+    classes: Indices
+    counts: Indices
+    means: Halves
+    rows: Halves
+
+    @classmethod
+    def empty(cls, width: int) -> Spread:
+        """Return the spread of no classes, of F = `width` features."""
+        none, half = np.zeros(0, np.int64), np.float16
+        return cls(none, none, np.zeros((0, width), half), np.zeros((0, DIRECTIONS, width), half))
+
+    def add(self, features: Array, classes: Indices) -> Spread:
+        """Return the spread with further pictures of its classes or of new ones.
+
+        Args:
+            features: (V, n, F), V views of every picture.
+            classes: permanent class ids, (n,).
+        """
+        own = {int(c): self._of(i) for i, c in enumerate(self.classes)}
+        for c in np.unique(classes).tolist():
+            statistics, pictures = own.get(c, Statistics.empty(features.shape[2])), np.flatnonzero(classes == c)
+            for some in np.split(pictures, range(AT_ONCE, len(pictures), AT_ONCE)):
+                statistics = statistics.add(features[:, some], np.zeros(len(some), np.int64), rank=DIRECTIONS)
+            own[c] = statistics
+        found = Spread.empty(features.shape[2])
+        return found.joined(_kept(c, statistics) for c, statistics in own.items())
+
+    def joined(self, others: Iterable[Spread]) -> Spread:
+        """Return these classes and those of others."""
+        parts = zip(*(vars(spread).values() for spread in (self, *others)), strict=True)
+        return Spread(*map(np.concatenate, parts))
+
+    def without(self, classes: set[int]) -> Spread:
+        """Return the spread without some classes."""
+        stays = np.asarray([int(c) not in classes for c in self.classes], bool)
+        return Spread(*(tensor[stays] for tensor in vars(self).values()))
+
+    def moved(self, points: Callable[[Array], Array]) -> Spread:
+        """Return the spread of features that have gone through an affine map, (n, F) to (n, F)."""
+        means, rows = self.means.astype(np.float32), self.rows.astype(np.float32)
+        moved = points(means)
+        ends = points((means[:, None] + rows).reshape(-1, means.shape[1])).reshape(rows.shape)
+        return replace(self, means=moved.astype(np.float16), rows=(ends - moved[:, None]).astype(np.float16))
+
+    def _of(self, i: int) -> Statistics:
+        """Return the statistics of one class alone."""
+        rows = self.rows[i].astype(np.float32)
+        energy = (rows**2).sum(1)
+        rows, energy = rows[energy > 0], energy[energy > 0]
+        scatter = Scatter(rows / np.sqrt(energy)[:, None], energy, 0.0, int(self.counts[i]))
+        return Statistics(self.means[i : i + 1].astype(np.float32), self.counts[i : i + 1], scatter)
+
+
+def _kept(c: int, statistics: Statistics) -> Spread:
+    scatter = statistics.scatter
+    rows = np.zeros((1, DIRECTIONS, scatter.basis.shape[1]), np.float16)
+    rows[0, : len(scatter.energy)] = np.sqrt(scatter.energy)[:, None] * scatter.basis
+    return Spread(np.asarray([c], np.int64), statistics.counts, statistics.means.astype(np.float16), rows)
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """What scores s gain by the classes' own covariances: `sum_r (weight_rc . s + offset_rc)^2 - cost_c`.
+
+    Attributes:
+        weight: (R C, C): for every direction a row a class.
+        offset: (R C,), so that the class's mean gains nothing but its cost.
+        cost: (C,), half the logarithm of the determinant.
+    """
+
+    weight: Array
+    offset: Array
+    cost: Array
+
+    @classmethod
+    def none(cls, classes: int) -> Quadratic:
+        """Return what gains nothing."""
+        sizes = (DIRECTIONS * classes, classes), (DIRECTIONS * classes,), (classes,)
+        return cls(*(np.zeros(size, np.float32) for size in sizes))
+
+    @classmethod
+    def of(cls, weight: Array, bias: Array, offsets: Array, classes: Indices, spread: Spread) -> Quadratic | None:
+        """Fit to a linear discriminant; None where no class varies more than the common covariance says.
+
+        Args:
+            weight: of the discriminant, (C, F).
+            bias: of it, (C,).
+            offsets: class means from their centre, (C, F).
+            classes: permanent ids of the discriminant's rows, (C,); those that are not in the spread gain nothing.
+            spread: of the classes.
+        """
+        at_means = (offsets @ weight.T).astype(np.float64)
+        values, vectors = np.linalg.eigh((at_means + at_means.T) / 2)
+        kept = values > max(values[-1], 0.0) * LEAST
+        whiten = vectors[:, kept] / np.sqrt(values[kept])  # from scores to a space whose common covariance is 1
+        matrix = np.zeros((DIRECTIONS, len(classes), len(classes)), np.float32)
+        cost = np.zeros(len(classes), np.float32)
+        columns = {int(c): i for i, c in enumerate(classes)}
+        for c, count, rows in zip(spread.classes, spread.counts, spread.rows, strict=True):
+            along = (rows.astype(np.float32) @ weight.T).astype(np.float64) @ whiten / np.sqrt(count)
+            energy, turned = np.linalg.eigh(along @ along.T)
+            wide = np.flatnonzero(energy > 1)
+            variance = 1 + OWN_SHARE * (energy[wide] - 1)
+            directions = turned[:, wide].T @ along / np.sqrt(energy[wide])[:, None]
+            column = columns[int(c)]
+            matrix[: len(wide), column] = np.sqrt((1 - 1 / variance) / 2)[:, None] * directions @ whiten.T
+            cost[column] = np.log(variance).sum() / 2
+        if not cost.any():
+            return None
+        made = rounded(matrix.reshape(-1, len(classes)), SPREAD_BITS)
+        means = np.einsum("rcd,cd->rc", made.reshape(matrix.shape), at_means + bias)
+        return cls(made, -means.astype(np.float32).ravel(), cost)
+
+    def gain(self, scores: Array) -> Array:
+        """Return what scores (n, C) gain, (n, C)."""
+        along = scores @ self.weight.T + self.offset
+        result: Array = (along**2).reshape(len(scores), -1, scores.shape[1]).sum(1) - self.cost
+        return result
