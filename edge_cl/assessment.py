@@ -147,7 +147,7 @@ def with_best_shrinkage(model: Model) -> Model:
         return replace(model, config=replace(model.config, shrinkage=shrinkage), exit=None)
 
     def loss(shrinkage: float) -> float:
-        tried = trial(shrinkage)
+        tried = replace(trial(shrinkage), spreads={})  # of the common covariance, by the scores that it alone makes
         scored = _score(tried, tried.head(), tried.statistics)
         temperature = fit_temperature(scored.scores, scored.targets)
         return round(_surprise(scored.scores, scored.targets, temperature) / len(scored.targets), 3)
