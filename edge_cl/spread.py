@@ -17,9 +17,10 @@ import numpy.typing as npt
 from edge_cl.rounding import rounded
 from edge_cl.statistics import Array, Indices, Scatter, Statistics
 
-DIRECTIONS = 8  # R, kept of a class's own covariance
+KEPT = 16  # K, directions of a class's own features that a store keeps
+DIRECTIONS = 4  # R, of them in the space of the class means, that its scores take
 OWN_SHARE = 0.15  # of a class's own covariance in the one that it is told by
-SPREAD_BITS = 4  # of the matrix that scores are multiplied by
+SPREAD_BITS = 8  # of the matrix that scores are multiplied by
 AT_ONCE = 64  # pictures of a class that are folded in at once
 LEAST = 1e-6  # of the largest eigenvalue: what is smaller is no direction of the class means' space
 
@@ -34,7 +35,7 @@ class Spread:
         classes: permanent class ids, (C,).
         counts: pictures behind each, (C,).
         means: of them, (C, F).
-        rows: orthogonal, (C, R, F): their outer products are the strongest part of the class's scatter, zeros behind.
+        rows: orthogonal, (C, K, F): their outer products are the strongest part of the class's scatter, zeros behind.
     """
 
     classes: Indices
@@ -46,7 +47,7 @@ class Spread:
     def empty(cls, width: int) -> Spread:
         """Return the spread of no classes, of F = `width` features."""
         none, half = np.zeros(0, np.int64), np.float16
-        return cls(none, none, np.zeros((0, width), half), np.zeros((0, DIRECTIONS, width), half))
+        return cls(none, none, np.zeros((0, width), half), np.zeros((0, KEPT, width), half))
 
     def add(self, features: Array, classes: Indices) -> Spread:
         """Return the spread with further pictures of its classes or of new ones.
@@ -59,7 +60,7 @@ class Spread:
         for c in np.unique(classes).tolist():
             statistics, pictures = own.get(c, Statistics.empty(features.shape[2])), np.flatnonzero(classes == c)
             for some in np.split(pictures, range(AT_ONCE, len(pictures), AT_ONCE)):
-                statistics = statistics.add(features[:, some], np.zeros(len(some), np.int64), rank=DIRECTIONS)
+                statistics = statistics.add(features[:, some], np.zeros(len(some), np.int64), rank=KEPT)
             own[c] = statistics
         found = Spread.empty(features.shape[2])
         return found.joined(_kept(c, statistics) for c, statistics in own.items())
@@ -92,7 +93,7 @@ class Spread:
 
 def _kept(c: int, statistics: Statistics) -> Spread:
     scatter = statistics.scatter
-    rows = np.zeros((1, DIRECTIONS, scatter.basis.shape[1]), np.float16)
+    rows = np.zeros((1, KEPT, scatter.basis.shape[1]), np.float16)
     rows[0, : len(scatter.energy)] = np.sqrt(scatter.energy)[:, None] * scatter.basis
     return Spread(np.asarray([c], np.int64), statistics.counts, statistics.means.astype(np.float16), rows)
 
@@ -138,7 +139,7 @@ class Quadratic:
         for c, count, rows in zip(spread.classes, spread.counts, spread.rows, strict=True):
             along = (rows.astype(np.float32) @ weight.T).astype(np.float64) @ whiten / np.sqrt(count)
             energy, turned = np.linalg.eigh(along @ along.T)
-            wide = np.flatnonzero(energy > 1)
+            wide = np.flatnonzero(energy > 1)[-DIRECTIONS:]
             variance = 1 + OWN_SHARE * (energy[wide] - 1)
             directions = turned[:, wide].T @ along / np.sqrt(energy[wide])[:, None]
             column = columns[int(c)]
