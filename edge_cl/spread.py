@@ -8,7 +8,7 @@ class means, where the common one is the identity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ KEPT = 16  # K, directions of a class's own features that a store keeps
 DIRECTIONS = 4  # R, of them in the space of the class means, that its scores take
 OWN_SHARE = 0.15  # of a class's own covariance in the one that it is told by
 SPREAD_BITS = 8  # of the matrix that scores are multiplied by
-AT_ONCE = 64  # pictures of a class that are folded in at once
+AT_ONCE = 64  # pictures of a class that are folded in at once, and classes that are turned to new axes
 LEAST = 1e-6  # of the largest eigenvalue: what is smaller is no direction of the class means' space
 
 Halves = npt.NDArray[np.float16]
@@ -82,6 +82,12 @@ class Spread:
         ends = points((means[:, None] + rows).reshape(-1, means.shape[1])).reshape(rows.shape)
         return replace(self, means=moved.astype(np.float16), rows=(ends - moved[:, None]).astype(np.float16))
 
+    def along(self, axes: Array) -> Iterator[npt.NDArray[np.float64]]:
+        """Yield each class's rows along some axes (F, Q), in double precision: (K, Q)."""
+        for start in range(0, len(self.rows), AT_ONCE):
+            rows = self.rows[start : start + AT_ONCE].astype(np.float32)
+            yield from (rows.reshape(-1, len(axes)) @ axes).astype(np.float64).reshape(*rows.shape[:2], -1)
+
     def _of(self, i: int) -> Statistics:
         """Return the statistics of one class alone."""
         rows = self.rows[i].astype(np.float32)
@@ -132,12 +138,13 @@ class Quadratic:
         at_means = (offsets @ weight.T).astype(np.float64)
         values, vectors = np.linalg.eigh((at_means + at_means.T) / 2)
         kept = values > max(values[-1], 0.0) * LEAST
-        whiten = vectors[:, kept] / np.sqrt(values[kept])  # from scores to a space whose common covariance is 1
+        whiten = vectors[:, kept] / np.sqrt(values[kept])  # from scores to a space whose common covariance is 1, ...
+        axes = (weight.T.astype(np.float64) @ whiten).astype(np.float32)  # ... and from features, (F, Q)
         matrix = np.zeros((DIRECTIONS, len(classes), len(classes)), np.float32)
         cost = np.zeros(len(classes), np.float32)
         columns = {int(c): i for i, c in enumerate(classes)}
-        for c, count, rows in zip(spread.classes, spread.counts, spread.rows, strict=True):
-            along = (rows.astype(np.float32) @ weight.T).astype(np.float64) @ whiten / np.sqrt(count)
+        for c, count, along in zip(spread.classes, spread.counts, spread.along(axes), strict=True):
+            along = along / np.sqrt(count)
             energy, turned = np.linalg.eigh(along @ along.T)
             wide = np.flatnonzero(energy > 1)[-DIRECTIONS:]
             variance = 1 + OWN_SHARE * (energy[wide] - 1)
