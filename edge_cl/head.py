@@ -11,7 +11,7 @@ Before that, discriminants over the prefix's blocks alone answer the pictures th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -203,7 +203,7 @@ class Head:
         *,
         shrinkage: float,
         unknown_rank: int | None = UNKNOWN_RANK,
-        spread: Spread | None = None,
+        spreads: Iterable[Spread] = (),
     ) -> Head:
         """Build the head of the base branch from its statistics.
 
@@ -213,15 +213,14 @@ class Head:
             tasks: task of each class, (C,).
             shrinkage: see `Precision.of`.
             unknown_rank: directions that the distance takes; None: all. The scores take all of them.
-            spread: of the classes; without it, the scores are linear.
+            spreads: of the classes; without any, the scores are linear.
         """
         precision = precision_of(statistics, shrinkage=shrinkage)
         made = Discriminant.of(statistics.means, precision)
-        head = cls(classes, tasks, made, precision.strongest(unknown_rank))
-        if spread is None:
-            return head
+        known = list(spreads)
         offsets = statistics.means - made.centre
-        return replace(head, quadratic=Quadratic.of(made.weight, made.bias, offsets, classes, spread))
+        quadratic = Quadratic.of(made.weight, made.bias, offsets, classes, known) if known else None
+        return cls(classes, tasks, made, precision.strongest(unknown_rank), quadratic=quadratic)
 
     def rounded(self, bits: int = WEIGHT_BITS) -> Head:
         """Return the head with matrices of few bits, as a bundle holds them: weights of `bits`, basis `BASIS_BITS`."""

@@ -19,6 +19,7 @@ from edge_cl.config import LearnConfig
 from edge_cl.errors import EdgeClError
 from edge_cl.features import Encoder
 from edge_cl.heap import give_back
+from edge_cl.spread import KEPT
 from edge_cl.statistics import fold_rows, rows_at_once
 from edge_cl.training import batch_count
 
@@ -48,6 +49,7 @@ class Footprint:
         reduced: whether training takes matrix products in bfloat16.
         copies: bytes of the copies that views are cut from, all together.
         decoding: bytes that the largest picture takes while it is decoded.
+        classes: of the pictures.
     """
 
     work: Work
@@ -61,10 +63,19 @@ class Footprint:
     reduced: bool = False
     copies: int = 0
     decoding: int = 0
+    classes: int = 0
 
     @classmethod
     def of(
-        cls, work: Work, encoder: Encoder, directions: int, *, reduced: bool, copies: int = 0, decoding: int = 0
+        cls,
+        work: Work,
+        encoder: Encoder,
+        directions: int,
+        *,
+        reduced: bool,
+        copies: int = 0,
+        decoding: int = 0,
+        classes: int = 0,
     ) -> Footprint:
         """Return the footprint of a learn on a backbone; see the attributes."""
         backbone = encoder.backbone
@@ -81,6 +92,7 @@ class Footprint:
             reduced,
             copies,
             decoding,
+            classes,
         )
 
     def peak_mb(self, config: LearnConfig) -> float:
@@ -130,7 +142,9 @@ class Footprint:
         # Of the task's branch, on top of the model's: hold-out pictures are not in it.
         own, _ = fold_rows(0, count - self.work.hold_out, at_once, rank)
         gram = min(min(max(self.directions, kept), rank) + min(count, at_once), self.directions + count)
-        return FLOAT * self.features * max(pooled, kept + own) + 5 * FLOAT * gram**2
+        folding = FLOAT * self.features * max(pooled, kept + own) + 5 * FLOAT * gram**2
+        # Then the classes' own directions and means, beside the covariance.
+        return max(folding, self.features * (FLOAT * kept + HALF * (KEPT + 1) * self.classes))
 
     def fit(self, config: LearnConfig, idle_mb: float, limit_mb: float) -> LearnConfig:
         """Return the settings nearest to the given ones whose peak stays under a limit.

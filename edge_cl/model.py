@@ -189,14 +189,13 @@ class Model:
 
     def head_of(self, statistics: Statistics, bits: int = WEIGHT_BITS, spreads: Iterable[Spread] = ()) -> Head:
         """Build a head of the classes known, its weights of so many bits, from statistics; nothing is fitted in it."""
-        known = list(spreads)
         exact = Head.of(
             statistics,
             np.asarray([c.id for c in self.classes], np.int64),
             np.asarray([c.task for c in self.classes], np.int64),
             shrinkage=self.config.shrinkage,
             unknown_rank=self.unknown_rank,
-            spread=known[0].joined(known[1:]) if known else None,
+            spreads=spreads,
         )
         return exact.rounded(bits) if self.rounded else exact
 

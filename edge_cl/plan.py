@@ -111,6 +111,7 @@ def make_plan(
         encoder,
         len(model.statistics.scatter.energy),
         reduced=reduces_precision(config, encoder.device),
+        classes=len(intake.folder.classes),
         copies=sum(copy_bytes(p.size, encoder.preprocess) for p in intake.train),
         decoding=max(decoding_bytes(p.size, p.bytes_a_pixel, at_least) for p in pictures),
     )

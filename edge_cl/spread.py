@@ -25,6 +25,7 @@ AT_ONCE = 64  # pictures of a class that are folded in at once, and classes that
 LEAST = 1e-6  # of the largest eigenvalue: what is smaller is no direction of the class means' space
 
 Halves = npt.NDArray[np.float16]
+Double = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Spread:
         classes: permanent class ids, (C,).
         counts: pictures behind each, (C,).
         means: of them, (C, F).
-        rows: orthogonal, (C, K, F): their outer products are the strongest part of the class's scatter, zeros behind.
+        rows: (C, K, F): their outer products are the strongest part of the class's scatter; zeros where it has fewer.
     """
 
     classes: Indices
@@ -56,19 +57,18 @@ class Spread:
             features: (V, n, F), V views of every picture.
             classes: permanent class ids, (n,).
         """
-        own = {int(c): self._of(i) for i, c in enumerate(self.classes)}
-        for c in np.unique(classes).tolist():
-            statistics, pictures = own.get(c, Statistics.empty(features.shape[2])), np.flatnonzero(classes == c)
+        ids, width = np.union1d(self.classes, classes), features.shape[2]
+        counts, known = np.zeros(len(ids), np.int64), np.searchsorted(ids, self.classes)
+        means, rows = np.zeros((len(ids), width), np.float16), np.zeros((len(ids), KEPT, width), np.float16)
+        counts[known], means[known], rows[known] = self.counts, self.means, self.rows
+        for i in np.flatnonzero(np.isin(ids, classes)):
+            statistics, pictures = _statistics(means[i], rows[i], int(counts[i])), np.flatnonzero(classes == ids[i])
             for some in np.split(pictures, range(AT_ONCE, len(pictures), AT_ONCE)):
                 statistics = statistics.add(features[:, some], np.zeros(len(some), np.int64), rank=KEPT)
-            own[c] = statistics
-        found = Spread.empty(features.shape[2])
-        return found.joined(_kept(c, statistics) for c, statistics in own.items())
-
-    def joined(self, others: Iterable[Spread]) -> Spread:
-        """Return these classes and those of others."""
-        parts = zip(*(vars(spread).values() for spread in (self, *others)), strict=True)
-        return Spread(*map(np.concatenate, parts))
+            scatter = statistics.scatter
+            counts[i], means[i], rows[i] = statistics.counts[0], statistics.means[0], 0
+            rows[i, : len(scatter.energy)] = np.sqrt(scatter.energy)[:, None] * scatter.basis
+        return Spread(ids, counts, means, rows)
 
     def without(self, classes: set[int]) -> Spread:
         """Return the spread without some classes."""
@@ -82,26 +82,28 @@ class Spread:
         ends = points((means[:, None] + rows).reshape(-1, means.shape[1])).reshape(rows.shape)
         return replace(self, means=moved.astype(np.float16), rows=(ends - moved[:, None]).astype(np.float16))
 
-    def along(self, axes: Array) -> Iterator[npt.NDArray[np.float64]]:
-        """Yield each class's rows along some axes (F, Q), in double precision: (K, Q)."""
+    def along(self, weight: Array, inverse: Double) -> Iterator[tuple[int, Double, Double]]:
+        """Yield each class's id, its rows' scores (K, C), a picture's share of them, and those times `inverse` (C, C).
+
+        Args:
+            weight: of a discriminant, (C, F).
+            inverse: of the scores' covariance, (C, C).
+        """
         for start in range(0, len(self.rows), AT_ONCE):
-            rows = self.rows[start : start + AT_ONCE].astype(np.float32)
-            yield from (rows.reshape(-1, len(axes)) @ axes).astype(np.float64).reshape(*rows.shape[:2], -1)
-
-    def _of(self, i: int) -> Statistics:
-        """Return the statistics of one class alone."""
-        rows = self.rows[i].astype(np.float32)
-        energy = (rows**2).sum(1)
-        rows, energy = rows[energy > 0], energy[energy > 0]
-        scatter = Scatter(rows / np.sqrt(energy)[:, None], energy, 0.0, int(self.counts[i]))
-        return Statistics(self.means[i : i + 1].astype(np.float32), self.counts[i : i + 1], scatter)
+            part = slice(start, start + AT_ONCE)
+            rows = self.rows[part].astype(np.float32)
+            scores = (rows.reshape(-1, rows.shape[2]) @ weight.T).astype(np.float64).reshape(*rows.shape[:2], -1)
+            scores /= np.sqrt(self.counts[part])[:, None, None]
+            yield from zip(self.classes[part].tolist(), scores, scores @ inverse, strict=True)
 
 
-def _kept(c: int, statistics: Statistics) -> Spread:
-    scatter = statistics.scatter
-    rows = np.zeros((1, KEPT, scatter.basis.shape[1]), np.float16)
-    rows[0, : len(scatter.energy)] = np.sqrt(scatter.energy)[:, None] * scatter.basis
-    return Spread(np.asarray([c], np.int64), statistics.counts, statistics.means.astype(np.float16), rows)
+def _statistics(mean: Halves, rows: Halves, count: int) -> Statistics:
+    """Return the statistics of one class alone, of its mean (F,) and rows (K, F)."""
+    single = rows.astype(np.float32)
+    energy = (single**2).sum(1)
+    single, energy = single[energy > 0], energy[energy > 0]
+    scatter = Scatter(single / np.sqrt(energy)[:, None], energy, 0.0, count)
+    return Statistics(mean[None].astype(np.float32), np.asarray([count], np.int64), scatter)
 
 
 @dataclass(frozen=True)
@@ -125,33 +127,33 @@ class Quadratic:
         return cls(*(np.zeros(size, np.float32) for size in sizes))
 
     @classmethod
-    def of(cls, weight: Array, bias: Array, offsets: Array, classes: Indices, spread: Spread) -> Quadratic | None:
+    def of(
+        cls, weight: Array, bias: Array, offsets: Array, classes: Indices, spreads: Iterable[Spread]
+    ) -> Quadratic | None:
         """Fit to a linear discriminant; None where no class varies more than the common covariance says.
 
         Args:
             weight: of the discriminant, (C, F).
             bias: of it, (C,).
             offsets: class means from their centre, (C, F).
-            classes: permanent ids of the discriminant's rows, (C,); those that are not in the spread gain nothing.
-            spread: of the classes.
+            classes: permanent ids of the discriminant's rows, (C,).
+            spreads: of them; classes that are in none gain nothing.
         """
         at_means = (offsets @ weight.T).astype(np.float64)
         values, vectors = np.linalg.eigh((at_means + at_means.T) / 2)
         kept = values > max(values[-1], 0.0) * LEAST
-        whiten = vectors[:, kept] / np.sqrt(values[kept])  # from scores to a space whose common covariance is 1, ...
-        axes = (weight.T.astype(np.float64) @ whiten).astype(np.float32)  # ... and from features, (F, Q)
+        inverse = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T  # scores' covariance, inverted
         matrix = np.zeros((DIRECTIONS, len(classes), len(classes)), np.float32)
         cost = np.zeros(len(classes), np.float32)
         columns = {int(c): i for i, c in enumerate(classes)}
-        for c, count, along in zip(spread.classes, spread.counts, spread.along(axes), strict=True):
-            along = along / np.sqrt(count)
-            energy, turned = np.linalg.eigh(along @ along.T)
-            wide = np.flatnonzero(energy > 1)[-DIRECTIONS:]
-            variance = 1 + OWN_SHARE * (energy[wide] - 1)
-            directions = turned[:, wide].T @ along / np.sqrt(energy[wide])[:, None]
-            column = columns[int(c)]
-            matrix[: len(wide), column] = np.sqrt((1 - 1 / variance) / 2)[:, None] * directions @ whiten.T
-            cost[column] = np.log(variance).sum() / 2
+        for spread in spreads:
+            for c, scores, own in spread.along(weight, inverse):
+                energy, turned = np.linalg.eigh(own @ scores.T)
+                wide = np.flatnonzero(energy > 1)[-DIRECTIONS:]
+                variance = 1 + OWN_SHARE * (energy[wide] - 1)
+                directions = turned[:, wide].T @ own / np.sqrt(energy[wide])[:, None]
+                matrix[: len(wide), columns[c]] = np.sqrt((1 - 1 / variance) / 2)[:, None] * directions
+                cost[columns[c]] = np.log(variance).sum() / 2
         if not cost.any():
             return None
         made = rounded(matrix.reshape(-1, len(classes)), SPREAD_BITS)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from small import CONFIG, write_looks
 
+from edge_cl.assessment import _score
 from edge_cl.head import Head
 from edge_cl.learner import Learner
+from edge_cl.model import Model
 from edge_cl.spread import AT_ONCE, KEPT, OWN_SHARE, Quadratic, Spread
 from edge_cl.statistics import Array, Indices, Statistics
 
@@ -44,7 +47,7 @@ def kept(spread: Spread, c: int) -> Array:
 
 def quadratic(spread: Spread, features: Array, classes: Indices) -> tuple[Head, Quadratic]:
     statistics = Statistics.empty(WIDTH).add(features, np.searchsorted(IDS, classes))
-    head = Head.of(statistics, IDS, TASKS, shrinkage=0.2, spread=spread)
+    head = Head.of(statistics, IDS, TASKS, shrinkage=0.2, spreads=[spread])
     assert head.quadratic is not None
     return head, head.quadratic
 
@@ -132,7 +135,7 @@ def test_what_varies_no_more_than_all_do_gains_nothing() -> None:
     features = rows.astype(np.float32)[None]
     quiet = Spread.empty(WIDTH).add(0.5 * features, classes)
     statistics = Statistics.empty(WIDTH).add(features, np.searchsorted(IDS, classes))
-    assert Head.of(statistics, IDS, TASKS, shrinkage=0.2, spread=quiet).quadratic is None
+    assert Head.of(statistics, IDS, TASKS, shrinkage=0.2, spreads=[quiet]).quadratic is None
 
 
 @pytest.mark.parametrize("views", [1, 4])
@@ -140,11 +143,11 @@ def test_one_picture_a_class_and_one_class_are_no_trouble(views: int) -> None:
     features, classes = np.random.default_rng(0).normal(size=(views, 4, WIDTH)).astype(np.float32), IDS
     spread = Spread.empty(WIDTH).add(features, classes)
     statistics = Statistics.empty(WIDTH).add(features, np.arange(4))
-    head = Head.of(statistics, IDS, TASKS, shrinkage=0.2, spread=spread)
+    head = Head.of(statistics, IDS, TASKS, shrinkage=0.2, spreads=[spread])
     assert np.isfinite(head.base_posterior(features[0])).all()
     one = Spread.empty(WIDTH).add(features[:, :1], IDS[:1])
     alone = Statistics.empty(WIDTH).add(features[:, :1], np.zeros(1, np.int64))
-    assert Head.of(alone, IDS[:1], TASKS[:1], shrinkage=0.2, spread=one).quadratic is None
+    assert Head.of(alone, IDS[:1], TASKS[:1], shrinkage=0.2, spreads=[one]).quadratic is None
 
 
 def test_classes_without_a_spread_keep_their_scores() -> None:
@@ -189,3 +192,29 @@ def test_a_store_keeps_it_by_task_and_forgets_it_with_the_class(tmp_path: Path) 
     assert left.spreads[0].classes.tolist() == [c for c in model.spreads[0].classes if c != gone]
     learner.forget(["yellow", "violet"])
     assert sorted(learner.load()[0].spreads) == [0]
+
+
+@pytest.fixture
+def taught(tmp_path: Path) -> Model:
+    learner = Learner.init(tmp_path / "store", device="cpu")
+    learner.learn(write_looks(tmp_path / "first", {"red": 1, "green": 6, "dark blue": 12, "teal": 9}), CONFIG)
+    return learner.load()[0]
+
+
+def test_what_moves_the_kept_features_of_a_model_moves_its_spreads(taught: Model) -> None:
+    moved, before = taught.moved(lambda rows: 2 * rows + 1).spreads[0], taught.spreads[0]
+    np.testing.assert_allclose(moved.means, 2 * before.means.astype(np.float32) + 1, atol=2e-3)
+    np.testing.assert_allclose(moved.rows, 2 * before.rows.astype(np.float32), atol=2e-3)
+
+
+def test_hold_out_pictures_are_scored_with_what_scores_gain(taught: Model) -> None:
+    wide = {t: replace(s, rows=8 * s.rows) for t, s in taught.spreads.items()}
+    model = replace(taught, spreads=wide, exit=None)
+    head = model.head()
+    assert head.quadratic is not None
+    whole, bare = (_score(model, made, model.statistics) for made in (head, replace(head, quadratic=None)))
+    features = np.concatenate([p.features for p in model.seen_probes.values()]).astype(np.float32)
+    gains = head.quadratic.gain(head.discriminant.scores(features))
+    assert np.abs(gains).max() > 0.1
+    np.testing.assert_allclose(whole.scores - bare.scores, gains, atol=1e-4 * np.abs(bare.scores).max())
+    np.testing.assert_array_equal(whole.distances, bare.distances)
