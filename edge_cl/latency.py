@@ -87,16 +87,21 @@ def with_tasks(model: Model, count: int) -> Model:
     own = {t: model.adapters.get(t, model.base) for t in sources}
     classes: list[KnownClass] = []
     rows: list[int] = []
-    adapters, branches = {}, {}
+    adapters, branches, spreads = {}, {}, {}
     place = {c.id: i for i, c in enumerate(model.classes)}
     for task in range(count):
-        branch, adapter = model.branches[sources[task % len(sources)]], own[sources[task % len(sources)]]
+        source = sources[task % len(sources)]
+        branch, adapter = model.branches[source], own[source]
         ids = np.arange(len(classes), len(classes) + len(branch.classes))
         rows += [place[int(c)] for c in branch.classes]
         classes += [KnownClass(int(i), f"class {i}", task, 1) for i in ids]
         branches[task] = replace(branch, classes=ids.astype(np.int64), weight=branch.weight or 0.5)
         if adapter is not None:
             adapters[task] = adapter
+        if source in model.spreads:
+            renamed = dict(zip(branch.classes.tolist(), ids.tolist(), strict=True))
+            spread = model.spreads[source]
+            spreads[task] = replace(spread, classes=np.asarray([renamed[int(c)] for c in spread.classes], np.int64))
     means = model.statistics.means[rows]
     means = means + generator.normal(0, 0.01 * means.std(), means.shape).astype(np.float32)
     statistics = replace(model.statistics, means=means, counts=model.statistics.counts[rows])
@@ -107,6 +112,7 @@ def with_tasks(model: Model, count: int) -> Model:
         statistics=statistics,
         adapters=adapters,
         branches=branches,
+        spreads=spreads,
         probes={},
         closer_probes={},
         exit=None,
