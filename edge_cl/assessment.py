@@ -73,11 +73,12 @@ def calibrated(model: Model) -> Model:
     if not model.probes:
         temperature = 1.0
         if model.classes:
-            temperature = blind_temperature(_scores_of_means(model.head(), model))
+            temperature = blind_temperature(_scores_of_means(model, model.head()))
         return replace(model, temperature=temperature, threshold=float("inf"))
-    scored = _score(model, model.head(), model.statistics)
+    head = model.head()
+    scored = _score(model, head, model.statistics)
     temperature = cautious_temperature(scored.scores, scored.targets)
-    threshold = _unknown_threshold(scored.distances, _negative_distances(model, model.head()))
+    threshold = _unknown_threshold(scored.distances, _negative_distances(model, head))
     return replace(model, temperature=temperature, threshold=threshold)
 
 
@@ -284,7 +285,7 @@ def look_alikes(model: Model, task: int) -> list[tuple[int, int]]:
     They hardly differ if the mean of the one is at most `ALIKE` nats more probable as itself than as the other.
     """
     head = model.head()
-    scores = _scores_of_means(head, model) / np.float32(head.temperature)
+    scores = _scores_of_means(model, head) / np.float32(head.temperature)
     margins = np.diag(scores)[:, None] - scores
     margins[:, head.tasks == task] = np.inf
     nearest = margins.argmin(1)
@@ -295,7 +296,7 @@ def look_alikes(model: Model, task: int) -> list[tuple[int, int]]:
     ]
 
 
-def _scores_of_means(head: Head, model: Model) -> Array:
+def _scores_of_means(model: Model, head: Head) -> Array:
     """Return the scores of the class means, (C, C)."""
     return head.whole(head.discriminant.scores(model.statistics.means))
 

@@ -265,10 +265,11 @@ class Model:
             transaction.put_tensors(_object(task, "adapter"), adapter.to_numpy())
         for task, branch in self.branches.items():
             transaction.put_tensors(_object(task, "branch"), branch.to_numpy())
-        kept = {"spread": self.spreads, "probes": self.probes, "closer-probes": self.closer_probes}
-        for kind, every in kept.items():
-            for task, value in every.items():
-                transaction.put_tensors(_object(task, kind), vars(value))
+        for task, spread in self.spreads.items():
+            transaction.put_tensors(_object(task, "spread"), spread.to_numpy())
+        for kind, every in (("probes", self.probes), ("closer-probes", self.closer_probes)):
+            for task, probes in every.items():
+                transaction.put_tensors(_object(task, kind), vars(probes))
         for name, negatives in (("negatives", self.negatives), ("closer-negatives", self.closer_negatives)):
             if len(negatives):
                 transaction.put_tensors(name, {"features": negatives})
@@ -319,7 +320,7 @@ class Model:
             base=base,
             adapters={t: a.requires_grad_(False) for t, a in adapters.items()},
             branches={t: Branch.from_numpy(b) for t in tasks if (b := read(t, "branch"))},
-            spreads={t: Spread(**s) for t in tasks if (s := read(t, "spread"))},
+            spreads={t: Spread.from_numpy(s) for t in tasks if (s := read(t, "spread"))},
             probes={t: _probes(p) for t in tasks if (p := read(t, "probes"))},
             negatives=_negatives(store, version, "negatives"),
             closer=state.get("closer", False),

@@ -8,7 +8,7 @@ class means, where the common one is the identity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,6 +69,17 @@ class Spread:
             counts[i], means[i], rows[i] = statistics.counts[0], statistics.means[0], 0
             rows[i, : len(scatter.energy)] = np.sqrt(scatter.energy)[:, None] * scatter.basis
         return Spread(ids, counts, means, rows)
+
+    def to_numpy(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the tensors as they are stored: all rows one below the other, (C K, F)."""
+        return {**vars(self), "rows": self.rows.reshape(-1, self.rows.shape[2])}
+
+    @classmethod
+    def from_numpy(cls, tensors: Mapping[str, npt.NDArray[np.generic]]) -> Spread:
+        """Rebuild a spread from what `to_numpy` gave."""
+        classes, counts = (tensors[name].astype(np.int64) for name in ("classes", "counts"))
+        means, rows = (tensors[name].astype(np.float16) for name in ("means", "rows"))
+        return cls(classes, counts, means, rows.reshape(-1, KEPT, rows.shape[1]))
 
     def without(self, classes: set[int]) -> Spread:
         """Return the spread without some classes."""

@@ -33,6 +33,7 @@ from edge_cl.lora import Adapter
 from edge_cl.memory import LIBRARIES_MB, Footprint, idle_mb, peak_mb, reset_peak
 from edge_cl.pictures import read_unlabelled
 from edge_cl.preprocess import Preprocess
+from edge_cl.spread import Spread
 from edge_cl.statistics import Statistics
 
 COPIES = 100 * 3 * 192 * 256
@@ -93,6 +94,23 @@ def test_statistics_against_what_they_allocate(
     assert len(model.scatter.energy) >= len(own.scatter.energy)
     predicted = footprint._statistics_b(replace(DEFAULT, views=views, covariance_rank=rank))
     assert 0.97 * peak < predicted < 1.15 * peak
+
+
+def test_directions_of_many_classes_against_what_they_allocate() -> None:
+    """Where classes are many and pictures few, their own directions take more than the covariance does."""
+    width, classes, rank = 12 * 2 * 192, 400, 64
+    drawn = np.random.default_rng(0).normal(size=(1, classes, width)).astype(np.float32)
+    work = replace(FIRST.work, train=classes, hold_out=0)
+    footprint = replace(FIRST, work=work, features=width, directions=0, classes=classes)
+    tracemalloc.start()
+    pooled = Statistics.empty(width).add(drawn, np.zeros(classes, np.int64), rank=rank)
+    spread = Spread.empty(width).add(drawn, np.arange(classes))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (len(pooled.scatter.energy), len(spread.rows)) == (rank, classes)
+    config = replace(DEFAULT, views=0, covariance_rank=rank)
+    assert 0.97 * peak < footprint._statistics_b(config) < 1.15 * peak
+    assert replace(footprint, classes=0)._statistics_b(config) < 0.5 * peak
 
 
 @pytest.mark.parametrize("recompute", [True, False])

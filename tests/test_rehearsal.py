@@ -14,7 +14,6 @@ from small import CONFIG, copied, picture, write_looks
 from two_tasks import FIRST, SECOND
 
 from edge_cl import Learner
-from edge_cl.spread import KEPT
 
 MAGIC = {
     "JPEG": b"\xff\xd8\xff",
@@ -86,9 +85,6 @@ def test_no_picture_stays_behind(blank: Learner, tmp_path: Path) -> None:
                     assert len(tensor.shape) in (2, 4), where
                     continue
                 assert tensor.dtype != np.uint8, where
-                if name.endswith("/spread") and key == "rows":  # directions of a class, not patches of a picture
-                    assert tensor.shape[1:] == (KEPT, encoder.width), where
-                    continue
                 assert tensor.ndim <= 2, where  # neither (H, W, 3) nor (N, D) a picture
                 assert tensor.ndim < 2 or tensor.shape[1] in vectors or key == "scores", where
                 assert tensor.ndim < 2 or tensor.shape[1] not in (tokens * encoder.backbone.width, 3 * size**2), where

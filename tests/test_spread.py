@@ -218,3 +218,15 @@ def test_hold_out_pictures_are_scored_with_what_scores_gain(taught: Model) -> No
     assert np.abs(gains).max() > 0.1
     np.testing.assert_allclose(whole.scores - bare.scores, gains, atol=1e-4 * np.abs(bare.scores).max())
     np.testing.assert_array_equal(whole.distances, bare.distances)
+
+
+@pytest.mark.parametrize("classes", [0, 1, 4])
+def test_what_is_stored_is_read_back(classes: int) -> None:
+    features, labels = pictures()
+    spread = Spread.empty(WIDTH).add(features, labels).without(set(IDS[classes:].tolist()))
+    stored = spread.to_numpy()
+    assert stored["rows"].ndim == 2
+    back = Spread.from_numpy(stored)
+    for name, value in vars(spread).items():
+        np.testing.assert_array_equal(getattr(back, name), value)
+        assert (getattr(back, name).shape, getattr(back, name).dtype) == (value.shape, value.dtype)
