@@ -27,7 +27,7 @@ from edge_cl.cli_options import (
     duration,
     megabytes,
 )
-from edge_cl.config import KEPT_VERSIONS, LearnConfig, Method, Schedule, SharedUpdate
+from edge_cl.config import KEPT_VERSIONS, SHIPPED, LearnConfig, Method, Schedule, SharedUpdate
 from edge_cl.console import Progress, answers, emit, say, table, warn_skipped
 from edge_cl.errors import EdgeClError
 
@@ -66,12 +66,13 @@ def init(
     )
     head = learner.store.head
     value = {"store": str(store), "version": head.number, "backbone": learner.state["backbone"]}
-    emit(as_json, value, lambda: _say_made(store, learner.state["backbone"]))
+    emit(as_json, value, lambda: _say_made(store, backbone, weights, learner.state["backbone"]))
 
 
-def _say_made(store: Path, spec: dict[str, Any]) -> None:
+def _say_made(store: Path, backbone: str, weights: Path | None, spec: dict[str, Any]) -> None:
+    name = backbone or (spec["name"] if weights else SHIPPED)
     apart = f", its patches {spec['patch_stride']} px apart (--patch-stride)" if "patch_stride" in spec else ""
-    say(f"Made {store} around {spec['name']}{apart}.")
+    say(f"Made {store} around {name} at {spec['image_size']} px{apart}.")
 
 
 def _board(device: str) -> Any:
@@ -172,7 +173,7 @@ def learn(
         learner = Learner.open(store, device=device)
         learner.require_backbone(backbone, weights, image_size, patch_stride)
     else:
-        _require_learnable(new_classes, config)
+        _require_learnable(new_classes)
         if negatives is not None:
             read_unlabelled(negatives)
         if dry_run:
@@ -183,7 +184,7 @@ def learn(
                 store, backbone=backbone, weights=weights, image_size=image_size, patch_stride=patch_stride,
                 device=device,
             )  # fmt: skip
-            _say_made(store, learner.state["backbone"])
+            _say_made(store, backbone, weights, learner.state["backbone"])
     if dry_run:
         _dry_run(learner, new_classes, config, update, as_json)
         return
@@ -197,7 +198,7 @@ def learn(
     emit(as_json, report.to_json(), lambda: _show_report(report, store))
 
 
-def _require_learnable(new_classes: Path, config: LearnConfig) -> None:
+def _require_learnable(new_classes: Path) -> None:
     from edge_cl.pictures import read_folder
 
     read_folder(new_classes)

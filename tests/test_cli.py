@@ -20,6 +20,7 @@ from bad_pictures import ACCEPTED, IGNORED, write_bad_folder
 from small import BACKBONE, CONFIG, IMAGE_SIZE, Run, edge_cl, write_looks, write_weights
 
 from edge_cl import Learner
+from edge_cl.config import SHIPPED
 from edge_cl.decode import path_text
 from edge_cl.store import Store
 
@@ -84,7 +85,7 @@ def test_first_steps_as_processes(made: Path, tmp_path: Path) -> None:
     learned = script("learn", "--new-classes", made / "first", *init_options(made), "--json", cwd=tmp_path)
     assert learned.json["classes"] == sorted(FIRST)
     assert "There is no store at edge_cl_store yet: making one." in learned.err
-    assert "Made edge_cl_store around" in learned.err
+    assert f"Made edge_cl_store around {BACKBONE} at {IMAGE_SIZE} px." in flat(learned.err)
     assert Store.open(tmp_path / "edge_cl_store").head.number == 1
 
     asked = script("predict", made / "fresh", "--json", cwd=tmp_path, EDGE_CL_STORE=str(tmp_path / "edge_cl_store"))
@@ -125,6 +126,10 @@ def _learn_fields(value: Mapping[str, Any]) -> None:
         assert fraction is None or 0 <= fraction <= 1
     assert -1 <= value["forgetting"] <= 1
     assert value["skipped"] == []
+
+
+def test_init_names_the_shipped_backbone_and_not_the_architecture_it_is_a_variant_of(tmp_path: Path) -> None:
+    assert f"around {SHIPPED} at 128 px." in flat(edge_cl("init", "--store", tmp_path / "s").err)
 
 
 def test_json_of_init(made: Path, tmp_path: Path) -> None:
