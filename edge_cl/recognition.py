@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,16 @@ class Recogniser:
                     mend="If the graphs are in half precision: edge-cl export OUT --precision fp32",
                 )
             yield posterior, unknown
+
+    def warm_up(self) -> None:
+        """Answer for a grey picture by the whole model: what a first run sets up is then there, and what fails shows.
+
+        Raises:
+            EdgeClError: see `posteriors`.
+        """
+        side = self.backend.preprocess.image_size
+        whole = replace(self, head=replace(self.head, exit=None))
+        whole.predict([np.full((side, side, 3), 128, np.uint8)])
 
     def posterior(self, encoding: Encoding) -> Array:
         """Return class probabilities of a batch that the prefix has encoded under the rule in force, (B, C)."""

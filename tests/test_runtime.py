@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import subprocess
 import sys
@@ -341,6 +342,20 @@ def test_a_damaged_update_leaves_the_version_in_force(deployed: Deployed, tmp_pa
     head.write_bytes(data)
     assert classifier.reload()
     assert classifier.version == 2
+
+
+def test_a_version_that_cannot_answer_is_not_put_in_force(deployed: Deployed, tmp_path: Path) -> None:
+    out = deployed.copy(tmp_path / "bundle")
+    classifier = Classifier(out)
+    later = snapshot(deployed.learner(), 2)
+    backbone = copy.deepcopy(later.backbone)
+    backbone.vit.blocks[-1].mlp.fc2.bias.data += 1e5  # more than half precision holds
+    export(replace(later, backbone=backbone, weights_sha256="0" * 64), out, precision="fp16")
+    with pytest.raises(BundleError, match="Version 2 .* cannot answer") as refused:
+        classifier.reload()
+    assert "--precision fp32" in refused.value.mend
+    assert classifier.version == 4
+    assert classifier.predict(frames("f"))[0].label == "f"
 
 
 FOREIGN = ("torch", "timm", "onnx", "onnxscript", "matplotlib", "rich", "typer", "scipy", "edge_cl.learner")

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edge_cl.errors import EngineError, UsageError, did_you_mean
+from edge_cl.errors import EdgeClError, EngineError, UsageError, did_you_mean
 from edge_cl.export.bundle import ENGINES, PATIENCE_S, Bundle, BundleError, publication_of, read_manifest
 from edge_cl.recognition import RULES, Prediction, Recogniser
 
@@ -207,7 +207,16 @@ class Classifier:
         head = bundle.head()  # first what an update changes, then the graphs, which take longer
         engines = _engines(self.path)
         backend, made = self._backend_of(bundle, before)
-        return _Loaded(bundle, Recogniser(made, head, names, self._rule), backend, engines)
+        recogniser = Recogniser(made, head, names, self._rule)
+        try:
+            recogniser.warm_up()
+        except EngineError:
+            raise
+        except EdgeClError as error:
+            raise BundleError(
+                f"Version {bundle.manifest.version} of {self.path} cannot answer.", *error.faults, mend=error.mend
+            ) from error
+        return _Loaded(bundle, recogniser, backend, engines)
 
     def _backend_of(self, bundle: Bundle, before: _Loaded | None) -> tuple[str, Any]:
         """Make the backend that was asked for; return its name and the backend."""
