@@ -75,7 +75,11 @@ def build(spec: BackboneSpec, weights: Mapping[str, Tensor]) -> Backbone:
     """
     with torch.device("meta"):
         vit = _create(spec)
-    state = dict(checkpoint_filter_fn(dict(weights), vit))
+    belong = "Name the architecture that they belong to with --backbone."
+    try:
+        state = dict(checkpoint_filter_fn(dict(weights), vit))
+    except (RuntimeError, ValueError, IndexError) as error:  # embeddings of another form than timm resamples
+        raise BackboneError(f"The weights do not fit {spec.name}: {error}.", mend=belong) from error
     wanted = vit.state_dict()
     heads = ("head.", "head_dist.", "fc.")
     extra = [key for key in state if key not in wanted and not key.startswith(heads)]
@@ -90,7 +94,7 @@ def build(spec: BackboneSpec, weights: Mapping[str, Tensor]) -> Backbone:
         raise BackboneError(
             f"The weights do not fit {spec.name}: {'; '.join(faults[:6])}"
             + (f" and {len(faults) - 6} more." if len(faults) > 6 else "."),
-            mend="Name the architecture that they belong to with --backbone.",
+            mend=belong,
         )
     vit.load_state_dict({key: state[key].to(wanted[key].dtype).contiguous() for key in wanted}, assign=True)
     return Backbone(vit, spec.split, weights.get("pos_embed"))  # a file of another origin names them otherwise

@@ -6,8 +6,10 @@ import os
 import sys
 import time
 from dataclasses import replace
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -151,8 +153,9 @@ def learn(
     started = time.monotonic()  # before the imports that take seconds
     if backbone == "list":
         return _list_backbones(as_json)
+    from edge_cl.export.bundle import UnexportedError
     from edge_cl.learner import Learner
-    from edge_cl.pictures import read_unlabelled
+    from edge_cl.pictures import read_folder, read_unlabelled
     from edge_cl.store import Store
 
     profile = _board(device)
@@ -173,7 +176,7 @@ def learn(
         learner = Learner.open(store, device=device)
         learner.require_backbone(backbone, weights, image_size, patch_stride)
     else:
-        _require_learnable(new_classes)
+        read_folder(new_classes)
         if negatives is not None:
             read_unlabelled(negatives)
         if dry_run:
@@ -189,19 +192,19 @@ def learn(
         _dry_run(learner, new_classes, config, update, as_json)
         return
     assert learner is not None
-    with Progress() as progress:
-        report = learner.learn(
-            new_classes, config, task=task, update=update, negatives=negatives, export=export,
-            progress=progress, started=started,
-        )  # fmt: skip
+    unexported: UnexportedError | None = None
+    try:
+        with Progress() as progress:
+            report = learner.learn(
+                new_classes, config, task=task, update=update, negatives=negatives, export=export,
+                progress=progress, started=started,
+            )  # fmt: skip
+    except UnexportedError as error:  # learned all the same
+        unexported, report = error, error.report
     warn_skipped(report.skipped)
     emit(as_json, report.to_json(), lambda: _show_report(report, store))
-
-
-def _require_learnable(new_classes: Path) -> None:
-    from edge_cl.pictures import read_folder
-
-    read_folder(new_classes)
+    if unexported:
+        raise unexported
 
 
 def _dry_run(learner: Any, new_classes: Path, config: LearnConfig, update: bool, as_json: bool) -> None:
@@ -241,9 +244,9 @@ def _show_report(report: Any, store: Path) -> None:
         say(f"weak: {name} ({percent(accuracy)})")
     for note in report.notes:
         say(f"note: {note}")
-    if report.export is not None:
+    if report.export is not None and "error" not in report.export:
         say(f"exported: {report.export['path']} in {report.export['seconds'] * 1000:.0f} ms")
-    say(f"Full report: edge-cl log --report --store {store}")
+    say(f"Full report: edge-cl log --report --store {quote(str(store))}")
 
 
 @app.command()
@@ -261,9 +264,12 @@ def predict(
 ) -> None:
     """Say what is on pictures, videos and cameras (/dev/video0, csi://0, rtsp://...)."""
     from edge_cl.learner import Learner
+    from edge_cl.pictures import read_unlabelled
     from edge_cl.video import is_camera, is_video
 
     learner = Learner.open(store, device=device)
+    if pictures := [source for source in sources if not is_video(source)]:
+        read_unlabelled(*map(Path, pictures))  # what is missing shows before a video has run
     rows: list[dict[str, Any]] = []
     skipped: list[Any] = []
     for source in filter(is_video, sources):
@@ -278,7 +284,7 @@ def predict(
             if rows:  # of a camera that went away
                 emit(as_json, {"predictions": rows, "skipped": skipped}, lambda: None)
             raise
-    if pictures := [source for source in sources if not is_video(source)]:
+    if pictures:
         result = learner.predict(*pictures, top=top, rule=rule)
         rows += map(_answer_json, result.answers)
         skipped += result.skipped
@@ -533,9 +539,15 @@ app.add_typer(benchmark, name="benchmark")
 
 
 def main() -> None:
-    """Run the command line; the exit status is 0 done, 1 could not do it, 2 bad usage."""
+    """Run the command line; the exit status is 0 done, 1 could not do it, 2 bad usage, 130 interrupted."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115  # it may have been closed
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of a terminal that cannot show a class's name
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # what cannot be written shows here, not when the interpreter ends
     except EdgeClError as error:
         for fault in error.faults:
             say(f"error: {fault}")
@@ -547,11 +559,12 @@ def main() -> None:
             raise
         say("Interrupted." + " The same command goes on where it was." * ("learn" in sys.argv[1:2]))
         sys.exit(INTERRUPTED)
-    except PermissionError as error:
-        say(f"error: {error.filename or error}: no permission.")
-        sys.exit(1)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # that no part of the program expects, such as an answer for a full disk
+        if not isinstance(error, BrokenPipeError):
+            reason = "no permission" if isinstance(error, PermissionError) else error.strerror or str(error)
+            say(f"error: {': '.join(filter(None, (error.filename, reason)))}.")
+        if isinstance(sys.stdout, TextIOWrapper):  # what is left in it goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -15,7 +16,8 @@ answers = Console(highlight=False, soft_wrap=True)
 def emit(as_json: bool, value: Any, show: Callable[[], None]) -> None:
     """Print a result: as JSON on stdout, or for people."""
     if as_json:
-        print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+        unicode = "utf" in (sys.stdout.encoding or "utf").lower()
+        print(json.dumps(value, ensure_ascii=not unicode, allow_nan=False), flush=True)
     else:
         show()
 

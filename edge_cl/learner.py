@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, cast
 
 from edge_cl.config import BACKBONES_DIR, KEPT_VERSIONS, MOST_SEED, SHIPPED, LearnConfig
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from edge_cl.encoding import Progress
     from edge_cl.export.exporter import Snapshot
     from edge_cl.features import Encoder
+    from edge_cl.head import Head
     from edge_cl.intake import Intake
     from edge_cl.model import Model
     from edge_cl.recognition import Prediction, Recogniser
@@ -87,7 +89,7 @@ class Learner:
         from edge_cl.architecture import build
         from edge_cl.model import Model
         from edge_cl.statistics import Statistics
-        from edge_cl.weights import find_backbone, read_weights
+        from edge_cl.weights import find_backbone, read_weights, require_numbers
 
         _device(device)
         source = find_backbone(backbone, Path(weights) if weights else None, image_size, patch_stride)
@@ -96,7 +98,9 @@ class Learner:
             transaction.put_file("backbone", source.path)
             model.save(transaction)
 
-        vit = build(source.spec, read_weights(source.path))
+        weights_read = read_weights(source.path)
+        require_numbers(weights_read, source.path)
+        vit = build(source.spec, weights_read)
         spec = replace(source.spec, patch_stride=None) if source.spec.patch_stride == vit.patch else source.spec
         model = Model(spec, LearnConfig(), Statistics.empty(vit.depth * vit.summaries_per_block * vit.width))
         record: JsonObject = {"backbone": spec.name, "image_size": spec.image_size, "classes": []}
@@ -175,6 +179,10 @@ class Learner:
     def _loaded(self) -> dict[int, tuple[Model, Encoder]]:
         return {}
 
+    @cached_property
+    def _heads(self) -> dict[int, Head]:
+        return {}
+
     def load(self, version: Version | None = None) -> tuple[Model, Encoder]:
         """Return the model of a version (HEAD if not given) and the backbone with its adapters."""
         from edge_cl.architecture import build
@@ -207,10 +215,14 @@ class Learner:
 
         if rule not in RULES:
             raise UsageError(f"Unknown rule {rule!r}.", mend=did_you_mean(rule, list(RULES)))
-        model, encoder = self.load()
+        version = self.store.head
+        model, encoder = self.load(version)
         self._require_classes(model)
+        if version.number not in self._heads:  # of a thousand classes it takes seconds to make
+            self._heads.clear()
+            self._heads[version.number] = model.head()
         encoder = replace(encoder, preprocess=model.preprocess)
-        return Recogniser(TorchBackend(encoder, model.adapters), model.head(), model.names, rule)
+        return Recogniser(TorchBackend(encoder, model.adapters), self._heads[version.number], model.names, rule)
 
     # Learning -----------------------------------------------------------------------------------------------------
 
@@ -253,7 +265,9 @@ class Learner:
             FolderError: the folder cannot be learned from; no model has been loaded then.
             StoreError: another process is writing, or the store is damaged.
             EdgeClError: old classes would lose more than `max_forgetting`; nothing is committed then.
-            BundleError: the bundle cannot be written. Where that shows only after the learn, its version is in force.
+            BundleError: the bundle cannot be written. Where that shows only after the learn, it is an
+                `edge_cl.export.bundle.UnexportedError`, which has the report: the new version is in force.
+            EngineError: the bundle has engines, and TensorRT is missing; nothing is learned then.
         """
         from edge_cl.checkpoint import discard
         from edge_cl.compiled import with_compiled
@@ -263,9 +277,9 @@ class Learner:
         from edge_cl.report import LearnReport
 
         if export is not None:
-            from edge_cl.export.publication import require_vacant
+            from edge_cl.export.publication import require_writable
 
-            require_vacant(Path(export))
+            require_writable(Path(export))
         if task is not None:
             task = _named(task, "task")
         config = config or LearnConfig()
@@ -298,7 +312,7 @@ class Learner:
                 )  # fmt: skip
                 snapshot = _snapshot(version, model, encoder) if export else None
         if export and snapshot:
-            report = replace(report, export=_exported_after(snapshot, export, progress, self.store.path))
+            report = _exported_after(report, snapshot, export, progress, self.store.path)
         discard([self._left(version)])
         return report
 
@@ -352,7 +366,7 @@ class Learner:
         if not model.classes:
             raise EdgeClError(
                 f"{self.store.path} knows no class yet.",
-                mend=f"Teach some: edge-cl learn --new-classes DIR --store {self.store.path}",
+                mend=f"Teach some: edge-cl learn --new-classes DIR --store {quote(str(self.store.path))}",
             )
 
     def rename(self, old: str, new: str) -> Version:
@@ -455,7 +469,7 @@ class Learner:
         """Measure on a folder of pictures, one sub-folder a class.
 
         Returns:
-            images, accuracy, macro_accuracy, per_class {name: accuracy}, per_task [accuracy], task_choice_accuracy (the
+            images, accuracy, macro_accuracy, per_class {name: accuracy}, per_task [accuracy, None where nothing was judged], task_choice_accuracy (the
             class answered is of the right task), known_task_accuracy (if the task were told), calibration_error,
             unknown_rate, seconds, skipped.
 
@@ -506,19 +520,22 @@ def _snapshot(version: Version, model: Model, encoder: Encoder) -> Snapshot:
     return Snapshot(model, encoder.backbone, version.objects["backbone"].sha256, version.number)
 
 
-def _exported_after(snapshot: Snapshot, out: str | Path, progress: Progress, store: Path) -> dict[str, Any]:
-    """Bring a bundle up to date with a version that has just been learned."""
-    from edge_cl.export.bundle import BundleError
+def _exported_after(
+    report: LearnReport, snapshot: Snapshot, out: str | Path, progress: Progress, store: Path
+) -> LearnReport:
+    """Bring a bundle up to date with a version that has just been learned; return its report with what was done."""
+    from edge_cl.export.bundle import UnexportedError
 
     progress("export", 0, 1)  # half a minute where the graphs are still to be made
     try:
         done = _exported(snapshot, out, None, None, None, lambda text: None)
     except EdgeClError as error:
+        report = replace(report, export={"path": str(out), "error": " ".join(error.faults)})
         kept = f"The classes are learned: version {snapshot.version} of {store} is in force."
-        mend = f"{error.mend} Then: edge-cl export {out} --store {store}"
-        raise BundleError(*error.faults, kept, mend=mend.strip()) from error
+        mend = f"{error.mend} Then: edge-cl export {quote(str(out))} --store {quote(str(store))}"
+        raise UnexportedError(*error.faults, kept, mend=mend.strip(), report=report) from error
     progress("export", 1, 1)
-    return {"path": str(out), **done}
+    return replace(report, export={"path": str(out), **done})
 
 
 def _exported(

@@ -1,4 +1,4 @@
-"""Training of adapters by SGD: one resumable loop, and the loss of each of the schedules' stages."""
+"""Training of adapters by SGD: one resumable loop, and the gradient of early-exit distillation."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
+from edge_cl.errors import EdgeClError
 from edge_cl.lora import Adapter
 from edge_cl.losses import distillation_loss, reassign_gradient
 from edge_cl.statistics import Indices
@@ -149,7 +150,10 @@ def train_stage(
         done += 1
         mean = float(total) / count
         if not math.isfinite(mean):
-            raise FloatingPointError(f"Stage {stage}: the loss became {mean} in epoch {done}.")
+            raise EdgeClError(
+                f"Stage {stage}: the loss became {mean} in epoch {done}.",
+                mend="Learn with statistics alone: --method prototype. Nothing has changed so far.",
+            )
         if checkpoint is not None:
             checkpoint.save(stage, _state(parameters, optimiser), {"epochs": done, "ended": ended})
         if on_epoch is not None:

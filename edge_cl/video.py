@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -29,7 +30,7 @@ def is_camera(source: str) -> bool:
 
 def is_video(source: str) -> bool:
     """Return whether a source has frames: a camera, a stream or a video file."""
-    return is_camera(source) or source.lower().endswith(VIDEO_SUFFIXES)
+    return is_camera(source) or (source.lower().endswith(VIDEO_SUFFIXES) and not Path(source).is_dir())
 
 
 def frames(source: str, *, every_s: float = 1.0) -> Iterator[tuple[float, Image.Image]]:

@@ -83,6 +83,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def require_numbers(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that hold values that are no numbers, or infinite.
+
+    Raises:
+        BackboneError: some do.
+    """
+    if damaged := [name for name, value in weights.items() if not value.isfinite().all()]:
+        raise BackboneError(
+            f"{path} holds values that are not finite, in {', '.join(damaged[:3])}.", mend="Get the file again."
+        )
+
+
 def _read_tensor(path: Path, name: str) -> Tensor:
     with safe_open(path, "pt") as file:
         tensor: Tensor = file.get_tensor(name)

@@ -2,6 +2,7 @@
 
     python examples/demo.py [--output DIR]
 
+DIR is new or empty; without it, demo_output is written anew.
 Runs the command line as a user would: learn, eval, predict, forget, rollback. No network, no GPU.
 """
 
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 PICTURES = Path(__file__).parent / "tabletop"
+OUTPUT = Path("demo_output")
 LEARNS = 3
 TILE, CAPTION, TITLE, COLUMNS = 132, 16, 30, 8  # pixels; tiles across
 STRANGERS = 8  # pictures of the forgotten class that are shown while it is forgotten
@@ -85,11 +87,17 @@ def contact_sheet(sections: Mapping[str, Sequence[Any]], path: Path) -> None:
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("demo_output"))
-    output: Path = parser.parse_args().output
-    start = time.monotonic()
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
+    parser.add_argument("--output", metavar="DIR", type=Path)
+    given: Path | None = parser.parse_args().output
+    output, start = given or OUTPUT, time.monotonic()
+    if given is None:
+        shutil.rmtree(output, ignore_errors=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if any(output.iterdir()):
+            parser.error(f"{output} is not empty. Name a new directory.")
+    except OSError as error:
+        parser.error(f"{output} cannot be used: {error.strerror}. Name a new directory.")
     names = sorted(path.name for path in (PICTURES / "train").iterdir())
     random.Random(1993).shuffle(names)
     tasks = [names[i::LEARNS] for i in range(LEARNS)]

@@ -14,7 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from shlex import quote
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,9 @@ from edge_cl.preprocess import Preprocess
 from edge_cl.spread import Quadratic
 from edge_cl.statistics import Array, Precision
 from edge_cl.version import JsonObject, canonical_json, pretty
+
+if TYPE_CHECKING:
+    from edge_cl.report import LearnReport
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -47,8 +51,25 @@ Tensors = Mapping[str, npt.NDArray[np.generic]]
 Factors = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
+def again(out: Path, how: str = "") -> str:
+    """Return what mends a bundle, as it can be typed."""
+    return f"Export it again{how and f' {how}'}: edge-cl export {quote(str(out))}"
+
+
 class BundleError(EdgeClError):
     """A bundle cannot be read, or not be written where it was asked for."""
+
+
+class UnexportedError(BundleError):
+    """A learn is done and its version in force, but its bundle could not be brought up to date.
+
+    Attributes:
+        report: of the learn; its `export` is {path, error}.
+    """
+
+    def __init__(self, *faults: str, mend: str = "", report: LearnReport) -> None:
+        super().__init__(*faults, mend=mend)
+        self.report = report
 
 
 class FormatError(ValueError):
@@ -240,7 +261,7 @@ class Bundle:
             if publication_of(root) == published or time.monotonic() > deadline:
                 break
             verified |= {ref for ref, fault in found.items() if not fault}  # the next try is the faster for them
-        raise BundleError(*faults, mend=f"Export it again: edge-cl export {root}")
+        raise BundleError(*faults, mend=again(root))
 
     def file(self, role: str) -> Path:
         """Return the path of a file.
@@ -249,7 +270,7 @@ class Bundle:
             BundleError: the manifest names none.
         """
         if role not in self.manifest.files:
-            raise BundleError(f"{self.path / MANIFEST} names no {role!r}.", mend=f"edge-cl export {self.path}")
+            raise BundleError(f"{self.path / MANIFEST} names no {role!r}.", mend=again(self.path))
         return self.path / self.manifest.files[role].name
 
     def tensors(self, role: str, shapes: Mapping[str, Sequence[int | None]]) -> dict[str, npt.NDArray[np.float32]]:
@@ -262,9 +283,9 @@ class Bundle:
         try:
             found, faults = read(path, shapes)
         except Exception as error:  # the reader raises its own, OSError and KeyError
-            raise BundleError(f"{path} cannot be read: {error}.", mend=f"edge-cl export {self.path}") from error
+            raise BundleError(f"{path} cannot be read: {error}.", mend=again(self.path)) from error
         if faults:
-            raise BundleError(*faults, mend=f"edge-cl export {self.path}")
+            raise BundleError(*faults, mend=again(self.path))
         return found
 
     def factors(self, role: str) -> Factors:
@@ -363,7 +384,7 @@ class Bundle:
         return branch
 
     def _fault(self, role: str, what: str) -> BundleError:
-        return BundleError(f"{self.file(role)} cannot be used: {what}.", mend=f"edge-cl export {self.path}")
+        return BundleError(f"{self.file(role)} cannot be used: {what}.", mend=again(self.path))
 
 
 def no_factors(shape: Shape) -> Factors:
@@ -413,7 +434,7 @@ def read_manifest(root: Path) -> Manifest:
         why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise BundleError(
             f"{path} is no manifest that can be used: {why}.",
-            mend=f"Export it again with this edge-cl: edge-cl export {root}",
+            mend=again(root, "with this edge-cl"),
         ) from error
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from shlex import quote
 
 from edge_cl.backend import BASE, BATCH_SIZE
 from edge_cl.errors import EngineError
@@ -230,5 +231,5 @@ def _mended(bundle: Bundle, engine: BundleEngine) -> Iterator[None]:
         raise EngineError(
             f"{bundle.path} has no {engine.name} engine for this board.",
             *error.faults,
-            mend=f"Make it here: edge-cl export {bundle.path} --format tensorrt",
+            mend=f"Make it here: edge-cl export {quote(str(bundle.path))} --format tensorrt",
         ) from error

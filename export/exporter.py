@@ -22,6 +22,7 @@ from edge_cl.export import graphs
 from edge_cl.export.bundle import (
     ADAPTERS,
     BundleClass,
+    BundleError,
     Factors,
     FileRef,
     Manifest,
@@ -136,7 +137,14 @@ def export_bundle(
         publication.publish(manifest)
         seconds, written = time.monotonic() - start, publication.written
         if classifier:
-            _write_classifier(snapshot, out / CLASSIFIER, recipe, precision, say)
+            try:
+                _write_classifier(snapshot, out / CLASSIFIER, recipe, precision, say)
+            except OSError as error:
+                raise BundleError(
+                    f"{out / CLASSIFIER} could not be written, and is still of an earlier version if there is one: "
+                    f"{error.strerror}. The bundle itself is in force.",
+                    mend="Free some space and run the same command again.",
+                ) from error
     return Exported(manifest, seconds, written, built)
 
 

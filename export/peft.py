@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,9 @@ from edge_cl.export.bundle import BundleError, joint_factors
 from edge_cl.lora import Adapter
 from edge_cl.model import Model
 
+FILES = WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_FOLDER = re.compile(r"base|task-\d+", re.ASCII)
+
 
 def export_peft(model: Model, out: Path) -> list[Path]:
     """Write one PEFT adapter for the base branch and one a task: shared adapter and branch adapter together.
@@ -24,32 +29,47 @@ def export_peft(model: Model, out: Path) -> list[Path]:
 
     Args:
         model: what has been learned.
-        out: directory; folders of the same name in it are written anew.
+        out: directory; new, empty, or an earlier such export, whose tasks that are no more go.
 
     Returns:
         The folders written.
 
     Raises:
         EdgeClError: nothing has been adapted yet.
-        BundleError: the directory cannot be written.
+        BundleError: the directory holds something else, or cannot be written.
     """
     if model.shared is None or model.base is None:
         raise EdgeClError(
             "No adapter has been trained yet: statistics alone answer.",
             mend="Learn a task with --method cl-lora first.",
         )
+    adapters = {"base": model.base, **{f"task-{t}": a for t, a in model.adapters.items()}}
+    _clear(out, adapters)
     folders = []
-    for name, adapter in {"base": model.base, **{f"task-{t}": a for t, a in model.adapters.items()}}.items():
+    for name, adapter in adapters.items():
         tensors = {**_factors(model.shared), **_factors(adapter)}
         folder = out / name
         try:
             make_directory(folder)
-            replace_bytes(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
-            replace_bytes(folder / "adapter_config.json", json.dumps(_config(model, tensors), indent=2).encode())
+            replace_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+            replace_bytes(folder / CONFIG, json.dumps(_config(model, tensors), indent=2).encode())
         except OSError as error:
             raise BundleError(f"{folder} cannot be written: {error.strerror}.", mend="Choose another place.") from error
         folders.append(folder)
     return folders
+
+
+def _clear(out: Path, names: Collection[str]) -> None:
+    """Delete the folders of an earlier export that have none of the names; refuse a directory of anything else."""
+    try:
+        there = list(out.iterdir()) if out.exists() else []
+        if not all(_FOLDER.fullmatch(path.name) and {p.name for p in path.iterdir()} <= set(FILES) for path in there):
+            raise BundleError(f"{out} holds other files than adapters for PEFT.", mend="Name a new directory.")
+        for path in there:
+            if path.name not in names:
+                shutil.rmtree(path)
+    except OSError as error:
+        raise BundleError(f"{out} cannot be written: {error.strerror}.", mend="Choose another place.") from error
 
 
 def _factors(adapter: Adapter) -> dict[str, npt.NDArray[np.float32]]:

@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from edge_cl.durable import make_directory, replace_bytes, replacing, sync_directory
+from edge_cl.errors import EngineError
 from edge_cl.export.bundle import (
+    ENGINES,
     MANIFEST,
     BundleError,
     FileRef,
@@ -22,6 +25,7 @@ from edge_cl.export.bundle import (
     is_bundle_file,
     read_manifest,
 )
+from edge_cl.runtime.nvidia import require_installed
 
 LOCK = ".lock"
 GRAPHS = ("weights", "prefix", "suffix")  # files that an update takes over as they are
@@ -56,7 +60,7 @@ class Publication:
             except OSError as error:
                 raise BundleError(
                     f"The bundle {out} could not be written: {error.strerror}.",
-                    mend="Free some space and run the same command again; the bundle in force is whole.",
+                    mend="Free some space and run the same command again; a bundle in force stays whole.",
                 ) from error
 
     def put(self, role: str, suffix: str, data: bytes) -> FileRef:
@@ -133,6 +137,22 @@ def require_vacant(out: Path) -> None:
         raise BundleError(
             f"{out} holds other files and is no bundle.", mend="Name a new directory, or a bundle to bring up to date."
         )
+
+
+def require_writable(out: Path) -> None:
+    """Refuse a bundle that could not be brought up to date after a learn, before it.
+
+    Raises:
+        BundleError: see `require_vacant`.
+        EngineError: it has engines, and what makes them is not installed.
+    """
+    require_vacant(out)
+    if (out / ENGINES).is_dir():
+        try:
+            require_installed()
+        except EngineError as error:
+            apart = f"Or learn without --export, then: edge-cl export {quote(str(out))} --format onnx"
+            raise EngineError(*error.faults, mend=f"{error.mend} {apart}") from error
 
 
 def _is_bundle(out: Path, names: set[str]) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from edge_cl.architecture import BackboneSpec, at_size, build, build_empty, finer_size, patches_of
 from edge_cl.backbone import Backbone
 from edge_cl.errors import BackboneError
+from edge_cl.learner import Learner
 from edge_cl.lora import Adapter
 from edge_cl.preprocess import Preprocess
 from edge_cl.weights import find_backbone, read_weights
@@ -288,8 +289,10 @@ def without(weights: dict[str, Tensor], key: str) -> dict[str, Tensor]:
             r"fit .*: missing norm.bias; norm.weight is \(3,\), not \(32,\); unexpected x.\n.*--backbone.$",
         ),
         (lambda w: {}, "missing cls_token; .* and 48 more.\n"),
+        (lambda w: w | {"pos_embed": w["pos_embed"][:, :3]}, "fit vit_tiny_patch16_224: .*\n.*--backbone.$"),
+        (lambda w: w | {"pos_embed": w["pos_embed"][0]}, "fit vit_tiny_patch16_224: .*\n.*--backbone.$"),
     ],
-    ids=["missing", "unexpected", "shape", "all", "empty"],
+    ids=["missing", "unexpected", "shape", "all", "empty", "no square", "two dimensions"],
 )
 def test_weights_that_do_not_fit_are_refused(
     change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str
@@ -385,3 +388,12 @@ def test_local_weights_take_the_model_s_own_preprocessing(
     assert source.path == tiny_weights
     backbone = build(source.spec, read_weights(tiny_weights))
     assert backbone.prefix(torch.zeros(1, 3, side, side)).shape == (1, (side // 16) ** 2 + 1, 64)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, tiny_weights: Path) -> None:
+    weights = read_weights(tiny_weights)
+    weights["norm.bias"][3] = torch.nan
+    save_file(weights, tmp_path / "damaged.safetensors")
+    with pytest.raises(BackboneError, match=r"damaged\.safetensors holds values that are not finite, in norm\.bias\."):
+        Learner.init(tmp_path / "store", backbone=TINY, weights=tmp_path / "damaged.safetensors", image_size=32)
+    assert not (tmp_path / "store").exists()

@@ -294,6 +294,27 @@ def test_json_of_saved_report(store: Path) -> None:
     assert "Version 2 is no learn" in flat(run.err)
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_answers_that_cannot_be_written(store: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "edge_cl.cli", "classes", "--store", store, *options]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device.\n")
+    closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], capture_output=True, text=True, check=False)
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+def test_a_terminal_that_cannot_show_a_name(store: Path, tmp_path: Path) -> None:
+    edge_cl("rename", "nut", "罐頭 🥫", "--store", store)
+    listed = script("classes", "--store", store, cwd=tmp_path, PYTHONIOENCODING="latin-1")
+    assert listed.code == 0 and r"\u7f50\u982d" in listed.out
+    names = [
+        c["name"]
+        for c in script("classes", "--store", store, "--json", cwd=tmp_path, PYTHONIOENCODING="latin-1").json["classes"]
+    ]
+    assert "罐頭 🥫" in names
+
+
 def test_output_for_people(made: Path, store: Path) -> None:
     """Every verb without --json: it works, and names what it did."""
     for args, shown in {
@@ -421,6 +442,7 @@ def test_an_interrupted_learn_says_how_it_goes_on(store: Path, tmp_path: Path) -
 
 FAILURES: dict[str, tuple[list[str], str, str]] = {
     "predict, stranger": (["predict", "no.jpg"], "no.jpg: missing", "Give pictures"),
+    "predict, stranger behind a video": (["predict", "no.mp4", "no.jpg"], "no.jpg: missing", "Give pictures"),
     "predict, no picture": (["predict", "EMPTY"], "no readable picture", "Give pictures"),
     "eval, no folder": (["eval", "nowhere"], "nowhere: missing", "DIR/<class>/*.jpg"),
     "eval, unknown class": (["eval", "SECOND"], "'apple' is not a known class. Known: ", "edge-cl classes"),

@@ -35,6 +35,15 @@ def test_frames_show_the_verdict(tmp_path: Path, label: str, unknown: bool, colo
         assert sheet.getpixel((demo.TILE, 2 * demo.TITLE + 2 * height)) == (255, 255, 255)
 
 
+def test_a_folder_of_the_users_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        demo.main()
+    assert (end.value.code, (tmp_path / "thesis.txt").read_text()) == (2, "mine")
+    assert f"{tmp_path} is not empty" in capsys.readouterr().err
+
+
 def test_every_class_of_the_demo_has_its_pictures() -> None:
     counts = {
         split: {folder.name: len(list(folder.iterdir())) for folder in (demo.PICTURES / split).iterdir()}

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import json
+import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from deployed import LOOK, Deployed, frames, graphs_once
 from forgeries import state
 from small import Run, edge_cl, write_looks
 
+from edge_cl.durable import replace_bytes
+from edge_cl.export.bundle import ENGINES
 from edge_cl.export.exporter import CLASSIFIER
 from edge_cl.export.publication import LOCK
 from edge_cl.learner import Learner
 from edge_cl.runtime import Classifier
+from edge_cl.runtime.nvidia import WITH_JETPACK
 
 
 @pytest.fixture
@@ -85,10 +92,44 @@ def test_a_bundle_that_cannot_be_written_after_the_learn(deployed: Deployed, sto
     with (out / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         run = learn(store, "--export", out, "--json")
-    assert (run.code, run.out) == (1, "")
+    learned = json.loads(run.out)
+    assert (run.code, learned["version"], learned["classes"]) == (1, 5, ["h", "i"])
+    assert learned["export"]["path"] == str(out)
+    assert learned["export"]["error"].startswith("Another process is writing the bundle")
     assert "Another process is writing the bundle" in flat(run)
     assert f"The classes are learned: version 5 of {store} is in force." in flat(run)
     assert f"edge-cl export {out} --store {store}" in flat(run)
     assert Learner.open(store).store.head.number == 5
     assert Classifier(out).version == 4
     assert edge_cl("export", out, "--store", store, "--json").json["version"] == 5
+
+
+def test_engines_that_cannot_be_made_here_stop_the_learn_before_it_begins(
+    deployed: Deployed, store: Path, tmp_path: Path
+) -> None:
+    out = deployed.copy(tmp_path / "a bundle")
+    (out / ENGINES).mkdir()
+    run = learn(store, "--export", out, "--json")
+    assert (run.code, run.out) == (1, "")
+    assert f"tensorrt is not installed. {WITH_JETPACK} Or learn without --export, then:" in flat(run)
+    assert f"edge-cl export '{out}' --format onnx" in flat(run)
+    assert Learner.open(store).store.head.number == 4
+    assert edge_cl("export", out, "--format", "onnx", "--store", store).code == 0
+
+
+def test_a_full_disk_says_which_file_stayed_behind(deployed: Deployed, store: Path, tmp_path: Path) -> None:
+    out = deployed.copy(tmp_path / "bundle")
+    (out / CLASSIFIER).write_bytes(b"")
+    learn(store)
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == CLASSIFIER:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace_bytes(path, data)
+
+    with mock.patch("edge_cl.export.exporter.replace_bytes", full), graphs_once():
+        run = edge_cl("export", out, "--store", store, "--json")
+    assert (run.code, run.out) == (1, "")
+    assert f"{out / CLASSIFIER} could not be written" in flat(run)
+    assert "No space left on device. The bundle itself is in force." in flat(run)
+    assert Classifier(out).version == 5

@@ -182,6 +182,15 @@ def test_a_much_larger_task_shapes_the_base_branch_anew(learner: Learner, tmp_pa
     assert "task/0003/adapter" in learner.store.head.objects
 
 
+def test_a_head_is_made_once_a_version(learner: Learner) -> None:
+    head = learner.recogniser().head
+    assert learner.recogniser("base").head is head
+    learner.forget(["9-first"])
+    assert len(learner.recogniser().head.classes) == len(head.classes) - 1
+    learner.rollback()
+    assert len(learner.recogniser().head.classes) == len(head.classes)
+
+
 def test_prototype_trains_nothing(blank: Learner, tmp_path: Path) -> None:
     learner = copied(blank, tmp_path / "store")
     config = replace(CONFIG, method="prototype")

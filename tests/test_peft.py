@@ -95,7 +95,9 @@ def test_command(deployed: Deployed, tmp_path: Path) -> None:
         run = edge_cl("export", tmp_path / "out", "--format", "peft", "--store", store, "--json")
         folders = [str(tmp_path / "out" / name) for name in ("base", "task-1", "task-2")]
         assert run.json == {"path": str(tmp_path / "out"), "format": "peft", "version": 4, "folders": folders}
+    (tmp_path / "out" / "base").rename(tmp_path / "out" / "task-7")  # of a task that was forgotten since
     run = edge_cl("export", tmp_path / "out", "--format", "peft", "--store", store)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["base", "task-1", "task-2"]
     assert "base, task-1, task-2" in " ".join(run.err.split())
 
 
@@ -109,8 +111,18 @@ def test_no_adapters(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("other", ["notes.txt", "task-1/notes.txt", "pictures/"])
+def test_a_directory_of_something_else_is_left_alone(deployed: Deployed, tmp_path: Path, other: str) -> None:
+    (tmp_path / "out" / other).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "out" / other).mkdir() if other.endswith("/") else (tmp_path / "out" / other).touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BundleError, match="holds other files than adapters for PEFT"):
+        deployed.learner().export(tmp_path / "out", format="peft")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_file_in_the_way(deployed: Deployed, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
-    with pytest.raises(BundleError, match=r"out/base cannot be written: "):
+    with pytest.raises(BundleError, match=r"out cannot be written: "):
         deployed.learner().export(tmp_path / "out", format="peft")
     assert (tmp_path / "out").read_text() == "x"

@@ -231,9 +231,10 @@ def test_bad_frames(deployed: Deployed, what: str) -> None:
     [
         ({"backend": "onnxruntim"}, "Unknown backend 'onnxruntim'.\nKnown: onnxruntime"),
         ({"rule": "route"}, "Unknown rule 'route'.\nKnown: routed."),
+        ({"threads": 0}, "Cannot run on 0 threads.\nPass threads=1"),
     ],
 )
-def test_unknown_names(deployed: Deployed, arguments: dict[str, str], message: str) -> None:
+def test_unknown_names(deployed: Deployed, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as refused:
         Classifier(deployed.bundle(), **arguments)
     assert str(refused.value).startswith(message)
@@ -351,7 +352,7 @@ def test_a_version_that_cannot_answer_is_not_put_in_force(deployed: Deployed, tm
     backbone = copy.deepcopy(later.backbone)
     backbone.vit.blocks[-1].mlp.fc2.bias.data += 1e5  # more than half precision holds
     export(replace(later, backbone=backbone, weights_sha256="0" * 64), out, precision="fp16")
-    with pytest.raises(BundleError, match="Version 2 .* cannot answer") as refused:
+    with pytest.raises(BundleError, match=r"Version 2 .* cannot answer") as refused:
         classifier.reload()
     assert "--precision fp32" in refused.value.mend
     assert classifier.version == 4

@@ -51,6 +51,11 @@ def test_what_is_video(source: str, video: bool, camera: bool) -> None:
     assert (is_video(source), is_camera(source)) == (video, camera)
 
 
+def test_a_folder_may_be_named_like_a_video(tmp_path: Path) -> None:
+    (tmp_path / "takes.mp4").mkdir()
+    assert not is_video(str(tmp_path / "takes.mp4"))
+
+
 def test_a_source_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     pytest.importorskip("cv2", reason="OpenCV (the extra `video`) is not installed")
     with pytest.raises(EdgeClError, match=r"absent\.mp4 cannot be opened"):

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import Any, overload
 
 import numpy as np
@@ -106,7 +107,7 @@ class Classifier:
     Raises:
         BundleError: there is no bundle, or it is damaged, altered, or of another format.
         EngineError: "tensorrt" was asked for, and its engines cannot be run here.
-        UsageError: unknown backend or rule.
+        UsageError: unknown backend or rule, or no thread to run on.
     """
 
     def __init__(
@@ -116,6 +117,8 @@ class Classifier:
             raise UsageError(f"Unknown backend {backend!r}.", mend=did_you_mean(backend, ["auto", *BACKENDS]))
         if rule not in RULES:
             raise UsageError(f"Unknown rule {rule!r}.", mend=did_you_mean(rule, list(RULES)))
+        if threads is not None and threads < 1:
+            raise UsageError(f"Cannot run on {threads} threads.", mend="Pass threads=1 or more, or leave it out.")
         self.path = Path(path)
         self._asked, self._threads, self._rule = backend, threads, rule
         self._warned = False
@@ -202,7 +205,8 @@ class Classifier:
         names = {c.id: c.name for c in bundle.manifest.classes}
         if not names:
             raise BundleError(
-                f"{self.path} knows no class yet.", mend=f"edge-cl learn --new-classes DIR --export {self.path}"
+                f"{self.path} knows no class yet.",
+                mend=f"edge-cl learn --new-classes DIR --export {quote(str(self.path))}",
             )
         head = bundle.head()  # first what an update changes, then the graphs, which take longer
         engines = _engines(self.path)

@@ -13,6 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +28,13 @@ PYCUDA = "Install PyCUDA: pip install 'edge-cl[jetson]' (it builds against the b
 
 # The modules have no type stubs.
 Module = Any
+
+
+def require_installed() -> None:
+    """Raise EngineError where TensorRT or PyCUDA is not installed; neither is loaded."""
+    for module, mend in (("tensorrt", WITH_JETPACK), ("pycuda", PYCUDA)):
+        if find_spec(module) is None:
+            raise EngineError(f"The Python module {module} is not installed.", mend=mend)
 
 
 def tensorrt_module(name: str = "tensorrt") -> Module:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edge_cl.backend import BASE, Encoding, prefix_encoding
-from edge_cl.export.bundle import DTYPES, ENCODING, Bundle, BundleError, Factors
+from edge_cl.export.bundle import DTYPES, ENCODING, Bundle, BundleError, Factors, again
 from edge_cl.preprocess import Pixels
 from edge_cl.statistics import Array
 
@@ -111,7 +111,7 @@ class OnnxBackend:
         except Exception as error:  # it raises classes of its own that share no base but Exception
             raise BundleError(
                 f"ONNX Runtime refuses {path}: {' '.join(str(error).split())}.",
-                mend=f"Export it again: edge-cl export {self._bundle.path}",
+                mend=again(self._bundle.path),
             ) from error
         self._require_sizes(path, role, session)
         return session
@@ -133,7 +133,7 @@ class OnnxBackend:
             if found != sizes:
                 raise BundleError(
                     f"{path} {what} {found}, not {dict(sizes)}.",
-                    mend=f"Export it again: edge-cl export {self._bundle.path}",
+                    mend=again(self._bundle.path),
                 )
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from edge_cl.architecture import BackboneSpec, build_empty
 from edge_cl.backend import BASE, Encoding
-from edge_cl.export.bundle import Bundle, BundleError
+from edge_cl.export.bundle import Bundle, BundleError, again
 from edge_cl.features import Encoder, TorchBackend
 from edge_cl.lora import Adapter
 from edge_cl.preprocess import Pixels
@@ -60,7 +60,7 @@ def torch_backend(bundle: Bundle) -> SafeTorchBackend:
                 weights[f"{name}.weight"] = weights[f"{name}.weight"].T.contiguous()
         backbone.vit.load_state_dict(weights)
     except (RuntimeError, KeyError, SafetensorError) as error:
-        mend = f"edge-cl export {bundle.path}"
+        mend = again(bundle.path)
         raise BundleError(f"{path} does not fit {spec.name}: {' '.join(str(error).split())}.", mend=mend) from error
 
     def adapter(role: str, first: int) -> Adapter | None:
