@@ -39,10 +39,10 @@ def test_measures_by_hand() -> None:
     posterior = np.asarray(
         [[0.9, 0.1, 0.0, 0.0], [0.3, 0.2, 0.4, 0.1], [0.5, 0.0, 0.3, 0.2], [0.0, 0.0, 0.2, 0.8]], np.float32
     )
-    found = measures(posterior, np.asarray([0, 0, 2, 2]), np.asarray([5, 5, 7, 7]), ["a", "b", "c", "d"])
+    found = measures(posterior, np.asarray([0, 0, 2, 2]), np.asarray([1, 1, 3, 3]), ["a", "b", "c", "d"])
     assert found["accuracy"] == 0.25
     assert found["per_class"] == {"a": 0.5, "c": 0.0}
-    assert found["per_task"] == [0.5, 0.0]
+    assert found["per_task"] == [None, 0.5, None, 0.0]
     assert found["macro_accuracy"] == 0.25
     assert found["task_choice_accuracy"] == 0.5  # the first and the last
     assert found["known_task_accuracy"] == 0.75  # all but the last
