@@ -50,7 +50,7 @@ def benchmark_learn(
     }
     init = [str(part) for pair in options.items() if pair[1] for part in pair]
     rows = []
-    for row in bench.learn_rows(data, [increment], seeds or [1993], epochs, init):
+    for row in bench.learn_rows(data, [increment], seeds or [1993], epochs, init, say):
         rows.append(row)
         say(f"seed {row.seed} task {row.task + 1} {row.arm}: {row.learn_s:.1f} s, {row.peak_mb:.0f} MB")
     summary, machine = bench.summarise(rows), bench.machine()
