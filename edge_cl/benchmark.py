@@ -12,17 +12,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from edge_cl.errors import EdgeClError, FolderError
+from edge_cl.durable import replace_bytes
+from edge_cl.errors import EdgeClError, FolderError, UsageError
 from edge_cl.pictures import PictureFolder, path_text, read_folder
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 BASELINE = "joint"  # as published, answers included
 ARMS: Mapping[str, Sequence[str]] = {
@@ -158,6 +156,7 @@ def learn_rows(
     seeds: Sequence[int],
     epochs: int,
     init: Sequence[str | Path],
+    device: str,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[LearnRow]:
     """Teach every arm the same streams, in turns, a learn at a time.
@@ -167,7 +166,8 @@ def learn_rows(
         sizes: classes of each task; the last repeats.
         seeds: one stream each; one that is repeated counts once.
         epochs: of every adapter stage, in every arm.
-        init: options of `edge-cl init`.
+        init: options of `edge-cl init` but the device.
+        device: of every command.
         say: see `read_parts`.
 
     Raises:
@@ -180,12 +180,12 @@ def learn_rows(
         with tempfile.TemporaryDirectory() as scratch:
             place = Path(scratch)
             for arm in ARMS:
-                run("init", "--store", place / arm, *init)
+                run("init", "--store", place / arm, *init, "--device", device)
             test = stream.folder("test", stream.known(len(stream.tasks)), place)
             for task, names in enumerate(stream.tasks):
                 train = stream.folder("train", names, place)
                 for arm, options in ARMS.items():
-                    store, start = ("--store", place / arm), time.monotonic()
+                    store, start = ("--store", place / arm, "--device", device), time.monotonic()
                     common = ("--epochs", str(epochs), "--seed", str(seed))
                     report = run("learn", "--new-classes", train, *common, *options, *store)
                     process_s, last = time.monotonic() - start, task == len(stream.tasks) - 1
@@ -218,13 +218,45 @@ def summarise(rows: Sequence[LearnRow]) -> dict[str, dict[str, float]]:
     return result
 
 
-def to_csv(rows: Sequence[DataclassInstance]) -> str:
-    """Write rows, dataclasses of one kind, as comma-separated values."""
+def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """Write rows of the same columns as comma-separated values."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in fields(rows[0])], lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(rows)
     return buffer.getvalue()
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder for results, before there are any.
+
+    Raises:
+        UsageError: it cannot be made, or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"Nothing can be written to {path_text(folder)}: {error.strerror}.",
+            mend="Give --output a folder that can be written to.",
+        ) from error
+
+
+def write(path: Path, content: bytes) -> None:
+    """Make or replace a file of results.
+
+    Raises:
+        EdgeClError: it cannot be written.
+    """
+    try:
+        replace_bytes(path, content)
+    except OSError as error:
+        raise EdgeClError(
+            f"{path_text(path)} cannot be written: {error.strerror}.",
+            mend="Make room there, or give --output another folder.",
+        ) from error
 
 
 def plot(rows: Sequence[LearnRow]) -> bytes:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 from small import BACKBONE, IMAGE_SIZE, edge_cl, write_looks, write_weights
 
+from edge_cl import benchmark
 from edge_cl.benchmark import ARMS, LearnRow, Stream, read_parts, run, summarise
+from edge_cl.cli_benchmark import _write
 from edge_cl.errors import EdgeClError, FolderError
 
 LOOKS = {"a": 0, "b": 4, "c": 8, "d": 12}
@@ -124,9 +129,13 @@ def test_the_command_compares_both_schedules(data: Path, tmp_path: Path) -> None
     init = ("--backbone", BACKBONE, "--weights", weights, "--image-size", IMAGE_SIZE, "--device", "cpu")
     out = tmp_path / "out"
     seeds = ("--seed", 3, "--seed", 3)  # twice the same: one stream
-    done = edge_cl(
-        "benchmark", "learn", data, "--increment", 2, "--epochs", 1, *seeds, *init, "--output", out, "--json"
-    )
+    with mock.patch.object(benchmark, "run", side_effect=run) as commands:
+        done = edge_cl(
+            "benchmark", "learn", data, "--increment", 2, "--epochs", 1, *seeds, *init, "--output", out, "--json"
+        )
+    verbs = [call.args[0] for call in commands.call_args_list]
+    assert verbs == [*["init"] * 2, *["learn"] * 3, "eval", "learn", "eval"]
+    assert all("--device cpu" in " ".join(map(str, call.args)) for call in commands.call_args_list)
     summary = done.json
     assert summary == json.loads((out / "summary.json").read_text())
     assert summary["arms"].keys() == ARMS.keys()
@@ -141,3 +150,46 @@ def test_the_command_compares_both_schedules(data: Path, tmp_path: Path) -> None
     with Image.open(out / "plot.png") as image:
         assert image.size[0] > 600
     assert "task 2 edge-cl:" in done.err
+
+
+def test_an_interruption_loses_no_finished_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> Iterator[LearnRow]:
+        yield ROW
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "learn_rows", interrupted)
+    assert edge_cl("benchmark", "learn", tmp_path, "--output", tmp_path).code == 130
+    (row,) = csv.DictReader((tmp_path / "rows.csv").read_text().splitlines())
+    assert row == {name: "" if value is None else str(value) for name, value in vars(ROW).items()}
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rows.csv").mkdir()
+    monkeypatch.setattr(benchmark, "learn_rows", lambda *_: iter([ROW]))
+    done = edge_cl("benchmark", "learn", tmp_path, "--output", tmp_path)
+    assert done.code == 1
+    assert f"error: {tmp_path / 'rows.csv'} cannot be written: Is a directory." in done.err
+
+
+@pytest.mark.parametrize("output", ["file", "file/out", "/sys", "/sys/out"])
+@pytest.mark.parametrize("command", [("learn", "no-data"), ("accuracy", "no-data"), ("predict", "--store", "no-store")])
+def test_an_output_that_cannot_be_is_refused_at_once(command: tuple[str, ...], output: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = edge_cl("benchmark", *command, "--output", tmp_path / output)
+    assert done.code == 2
+    assert f"error: Nothing can be written to {tmp_path / output}: " in done.err
+    assert "--output" in done.err
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize("verb", ["learn", "accuracy"])
+def test_seeds_that_no_generator_takes_are_refused(verb: str, seed: int, tmp_path: Path) -> None:
+    done = edge_cl("benchmark", verb, tmp_path, f"--seed={seed}", "--output", tmp_path / "out")
+    assert done.code == 2
+    assert "--seed" in done.err
+
+
+def test_a_summary_is_valid_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        _write(tmp_path, {"last": math.nan}, "", b"")
+    assert list(tmp_path.iterdir()) == []

@@ -165,6 +165,12 @@ def test_litter_and_decomposed_names_change_no_number(data: Path, tmp_path: Path
     assert [found["littered"][key] for key in same] == [found["plain"][key] for key in same]
 
 
+def test_lines_hold_what_commas_and_quotes_are_in() -> None:
+    row = {"data": 'shop, "new"', "last": 0.1 + 0.2, "tasks": [2, 2], "matrix": [[1.0]]}
+    (line,) = csv.DictReader(comparison.to_csv([row]).splitlines())
+    assert line == {"data": row["data"], "last": str(row["last"])}
+
+
 def test_adapt_once_trains_on_the_first_task_alone(setting: Setting) -> None:
     with mock.patch.object(Learner, "learn", autospec=True, side_effect=Learner.learn) as learn:
         stages = list(METHODS["adapt-once"](setting))
