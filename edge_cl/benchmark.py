@@ -12,16 +12,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from edge_cl.errors import EdgeClError, FolderError
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from edge_cl.durable import replace_bytes
+from edge_cl.errors import EdgeClError, FolderError, UsageError
+from edge_cl.pictures import PictureFolder, path_text, read_folder
 
 BASELINE = "joint"  # as published, answers included
 ARMS: Mapping[str, Sequence[str]] = {
@@ -44,47 +43,79 @@ def run(*arguments: str | Path) -> Any:
     return json.loads(done.stdout)
 
 
+def read_parts(
+    data: Path, judged: str = "test", say: Callable[[str], None] = lambda text: None
+) -> dict[str, PictureFolder]:
+    """Read a folder data set: the pictures to learn from, train, and those to judge by.
+
+    Args:
+        data: holds train/<class>/ and the folder to judge by, of the same layout.
+        judged: its name.
+        say: told which classes have no pictures to judge by.
+
+    Raises:
+        FolderError: a part cannot be read; names the faults of both.
+    """
+    parts, faults, mends = dict[str, PictureFolder](), list[str](), list[str]()
+    for part in dict.fromkeys(("train", judged)):
+        try:
+            parts[part] = read_folder(data / part)
+        except FolderError as error:
+            faults += error.faults
+            mends.append(error.mend)
+    if faults:
+        layout = f"A stream needs DIR/train/<class>/*.jpg and DIR/{judged}/<class>/*.jpg."
+        raise FolderError(*faults, mend=" ".join(dict.fromkeys([*mends, layout])))
+    if missing := parts["train"].classes.keys() - parts[judged].classes.keys():
+        say(f"{path_text(data / judged)} has no pictures to judge these classes by: {', '.join(sorted(missing))}.")
+    return parts
+
+
 @dataclass(frozen=True)
 class Stream:
     """A folder data set cut into tasks.
 
     Attributes:
-        data: holds train/<class>/ and test/<class>/.
+        parts: of the data set, as `read_parts` gives them: train, and last the part judged by.
         tasks: class names of each task.
     """
 
-    data: Path
+    parts: Mapping[str, PictureFolder]
     tasks: tuple[tuple[str, ...], ...]
 
     @classmethod
-    def of(cls, data: Path, sizes: Sequence[int], seed: int, judged: str = "test") -> Stream:
+    def of(cls, parts: Mapping[str, PictureFolder], sizes: Sequence[int], seed: int) -> Stream:
         """Shuffle the classes by a seed and cut them into tasks of the given sizes, of which the last repeats.
 
         Raises:
-            FolderError: there is no train folder with classes, or none to judge by.
+            FolderError: there is nothing to judge a task by; names all classes without pictures to judge by.
         """
-        missing = [part for part in ("train", judged) if not any(p.is_dir() for p in (data / part).glob("*"))]
-        if missing:
-            faults = (f"{data / part} holds no class folders." for part in missing)
-            raise FolderError(*faults, mend=f"A stream needs DIR/train/<class>/*.jpg and DIR/{judged}/<class>/*.jpg.")
-        names = sorted(path.name for path in (data / "train").iterdir() if path.is_dir())
+        names = list(parts["train"].classes)
+        *_, judged = parts.values()
+        missing = [name for name in names if name not in judged.classes]
         names = [names[i] for i in np.random.RandomState(seed).permutation(len(names))]
         tasks, left = [], list(sizes)
         while names:
             tasks.append(tuple(names[: left[0]]))
             names, left = names[left[0] :], left[1:] or left
-        return cls(data, tuple(tasks))
+        if any(set(task) <= set(missing) for task in tasks):
+            raise FolderError(
+                *(f"{path_text(judged.root)} has no pictures of class {name!r}." for name in missing),
+                mend="Put some there, so that every task can be judged, or make tasks of more classes (--increment).",
+            )
+        return cls(parts, tuple(tasks))
 
     def known(self, task: int) -> tuple[str, ...]:
         """Return the classes known after a task."""
         return tuple(name for names in self.tasks[: task + 1] for name in names)
 
     def folder(self, part: str, names: Sequence[str], scratch: Path) -> Path:
-        """Make a folder of links to some classes of train or test."""
-        folder = Path(tempfile.mkdtemp(dir=scratch))
+        """Make a folder of links to the folders of some classes of a part; those without pictures are left out."""
+        folder, root, classes = Path(tempfile.mkdtemp(dir=scratch)), self.parts[part].root, self.parts[part].classes
         for name in names:
-            if (self.data / part / name).is_dir():
-                (folder / name).symlink_to((self.data / part / name).resolve())
+            if name in classes:
+                own = classes[name][0].path.relative_to(root).parts[0]
+                (folder / own).symlink_to((root / own).resolve())
         return folder
 
 
@@ -120,28 +151,41 @@ class LearnRow:
 
 
 def learn_rows(
-    data: Path, sizes: Sequence[int], seeds: Sequence[int], epochs: int, init: Sequence[str | Path]
+    data: Path,
+    sizes: Sequence[int],
+    seeds: Sequence[int],
+    epochs: int,
+    init: Sequence[str | Path],
+    device: str,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[LearnRow]:
     """Teach every arm the same streams, in turns, a learn at a time.
 
     Args:
         data: holds train/<class>/ and test/<class>/.
         sizes: classes of each task; the last repeats.
-        seeds: one stream each.
+        seeds: one stream each; one that is repeated counts once.
         epochs: of every adapter stage, in every arm.
-        init: options of `edge-cl init`.
+        init: options of `edge-cl init` but the device.
+        device: of every command.
+        say: see `read_parts`.
+
+    Raises:
+        FolderError: see `read_parts` and `Stream.of`.
+        EdgeClError: a command failed.
     """
-    for seed in seeds:
-        stream = Stream.of(data, sizes, seed)
+    parts = read_parts(data, say=say)
+    streams = {seed: Stream.of(parts, sizes, seed) for seed in seeds}
+    for seed, stream in streams.items():
         with tempfile.TemporaryDirectory() as scratch:
             place = Path(scratch)
             for arm in ARMS:
-                run("init", "--store", place / arm, *init)
+                run("init", "--store", place / arm, *init, "--device", device)
             test = stream.folder("test", stream.known(len(stream.tasks)), place)
             for task, names in enumerate(stream.tasks):
                 train = stream.folder("train", names, place)
                 for arm, options in ARMS.items():
-                    store, start = ("--store", place / arm), time.monotonic()
+                    store, start = ("--store", place / arm, "--device", device), time.monotonic()
                     common = ("--epochs", str(epochs), "--seed", str(seed))
                     report = run("learn", "--new-classes", train, *common, *options, *store)
                     process_s, last = time.monotonic() - start, task == len(stream.tasks) - 1
@@ -174,13 +218,45 @@ def summarise(rows: Sequence[LearnRow]) -> dict[str, dict[str, float]]:
     return result
 
 
-def to_csv(rows: Sequence[DataclassInstance]) -> str:
-    """Write rows, dataclasses of one kind, as comma-separated values."""
+def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """Write rows of the same columns as comma-separated values."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in fields(rows[0])], lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(rows)
     return buffer.getvalue()
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder for results, before there are any.
+
+    Raises:
+        UsageError: it cannot be made, or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"Nothing can be written to {path_text(folder)}: {error.strerror}.",
+            mend="Give --output a folder that can be written to.",
+        ) from error
+
+
+def write(path: Path, content: bytes) -> None:
+    """Make or replace a file of results.
+
+    Raises:
+        EdgeClError: it cannot be written.
+    """
+    try:
+        replace_bytes(path, content)
+    except OSError as error:
+        raise EdgeClError(
+            f"{path_text(path)} cannot be written: {error.strerror}.",
+            mend="Make room there, or give --output another folder.",
+        ) from error
 
 
 def plot(rows: Sequence[LearnRow]) -> bytes:

@@ -335,7 +335,7 @@ def evaluate(
             ("right task", percent(result["task_choice_accuracy"])),
             ("called unknown", percent(result["unknown_rate"])),
             ("calibration error", f"{result['calibration_error']:.3f}"),
-            *((f"task {number}", percent(accuracy)) for number, accuracy in enumerate(result["per_task"], 1)),
+            *((f"task {t}", percent(value)) for t, value in enumerate(result["per_task"], 1) if value is not None),
             *((f"weak: {name}", percent(value)) for name, value in weakest(result["per_class"], 5)),
         ]
         answers.print(table(("", f"{result['images']} pictures"), rows))

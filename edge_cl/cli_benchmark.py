@@ -21,6 +21,11 @@ from edge_cl.cli_options import (
 )
 from edge_cl.console import answers, emit, say, table
 
+SeedsOption = Annotated[
+    list[int] | None,
+    typer.Option("--seed", min=0, max=2**32 - 1, help="Of a stream; may be repeated. If not given: 1993."),
+]
+
 benchmark = typer.Typer(no_args_is_help=True, help="Measure speed, memory and accuracy on a folder data set.")
 
 
@@ -29,7 +34,7 @@ def benchmark_learn(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg")],
     increment: Annotated[int, typer.Option("--increment", min=1, help="Classes a task.")] = 9,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of every adapter stage.")] = 8,
-    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Of a stream; may be repeated.")] = None,
+    seeds: SeedsOption = None,
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where to write.")] = Path("benchmark_learn"),
     backbone: BackboneOption = "",
     weights: WeightsOption = None,
@@ -46,16 +51,17 @@ def benchmark_learn(
         "--weights": weights,
         "--image-size": image_size,
         "--patch-stride": patch_stride,
-        "--device": device,
     }
     init = [str(part) for pair in options.items() if pair[1] for part in pair]
+    bench.require_writable(output)
     rows = []
-    for row in bench.learn_rows(data, [increment], seeds or [1993], epochs, init):
+    for row in bench.learn_rows(data, [increment], seeds or [1993], epochs, init, device, say):
         rows.append(row)
+        bench.write(output / "rows.csv", bench.to_csv(list(map(vars, rows))).encode())
         say(f"seed {row.seed} task {row.task + 1} {row.arm}: {row.learn_s:.1f} s, {row.peak_mb:.0f} MB")
     summary, machine = bench.summarise(rows), bench.machine()
     value = {"machine": machine, "data": str(data), "epochs": epochs, "arms": summary, "output": str(output)}
-    _write(output, value, bench.to_csv(rows), bench.plot(rows))
+    _write(output, value, bench.to_csv(list(map(vars, rows))), bench.plot(rows))
 
     def show() -> None:
         cells = [
@@ -78,7 +84,7 @@ def benchmark_learn(
 def benchmark_accuracy(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg")],
     increment: Annotated[str, typer.Option("--increment", help="Classes a task, or of each: 1,2,30.")] = "9",
-    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Of a stream; may be repeated.")] = None,
+    seeds: SeedsOption = None,
     methods: Annotated[list[str] | None, typer.Option("--method", help="May be repeated; all, if not given.")] = None,
     part: Annotated[str, typer.Option("--part", help="Pictures to judge by: test or val.")] = "test",
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of every adapter stage.")] = DEFAULTS.epochs,
@@ -94,8 +100,9 @@ def benchmark_accuracy(
 ) -> None:
     """Compare methods of class-incremental learning on the same streams: accuracy, forgetting, calibration, cost."""
     from edge_cl import comparison
-    from edge_cl.benchmark import machine
+    from edge_cl.benchmark import machine, require_writable
 
+    require_writable(output)
     init = {
         "backbone": backbone,
         "weights": weights,
@@ -155,14 +162,16 @@ def benchmark_predict(
     import tempfile
 
     from edge_cl import latency
-    from edge_cl.benchmark import machine, to_csv
+    from edge_cl.benchmark import machine, require_writable, to_csv
     from edge_cl.learner import Learner
 
+    require_writable(output)
     counts, snapshot = _numbers(tasks), Learner.open(store, device="cpu").snapshot()
     with tempfile.TemporaryDirectory() as place:
         rows = latency.measure(snapshot, Path(place), counts=counts, threads=threads, rounds=rounds, say=say)
-    value = {"machine": machine(), "backbone": snapshot.model.spec.name, "rows": [vars(row) for row in rows]}
-    _write(output, value, to_csv(rows), latency.plot(rows))
+    records = [vars(row) for row in rows]
+    value = {"machine": machine(), "backbone": snapshot.model.spec.name, "rows": records}
+    _write(output, value, to_csv(records), latency.plot(rows))
 
     def show() -> None:
         cells = [
@@ -187,10 +196,11 @@ def _numbers(text: str) -> list[int]:
 
 
 def _write(output: Path, summary: object, rows: str, plot: bytes) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    files = {"rows.csv": rows.encode(), "plot.png": plot, "summary.json": json.dumps(summary, indent=2).encode()}
-    for name, content in files.items():
-        (output / name).write_bytes(content)
+    from edge_cl.benchmark import write
+
+    text = json.dumps(summary, indent=2, allow_nan=False)
+    for name, content in {"rows.csv": rows.encode(), "plot.png": plot, "summary.json": text.encode()}.items():
+        write(output / name, content)
 
 
 def _or_dash(value: float | None, form: str) -> str:

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from edge_cl import benchmark
 from edge_cl.backend import BASE, Encoding
-from edge_cl.benchmark import Stream
+from edge_cl.benchmark import Stream, read_parts, require_writable, write
 from edge_cl.config import LearnConfig
-from edge_cl.durable import replace_bytes
 from edge_cl.errors import UsageError, did_you_mean
 from edge_cl.evaluation import DECODE_AT_ONCE, evaluate, measures
 from edge_cl.features import Encoder, TorchBackend
@@ -28,6 +28,7 @@ from edge_cl.memory import peak_mb, reset_peak
 from edge_cl.pictures import PictureFolder, read_folder
 from edge_cl.recognition import Recogniser
 from edge_cl.statistics import Array, Indices, Statistics
+from edge_cl.store import edge_cl_version
 from edge_cl.version import Json, canonical_json
 
 FORGETTING = "mean over earlier tasks of (best accuracy after any stage - accuracy after the last stage)"
@@ -318,25 +319,32 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Run methods over streams; what a run before has finished is read from `output` and not done again.
 
+    That is what was found on the same pictures, tasks and device, with the same settings, backbone and edge-cl.
+
     Returns:
         A row for every seed and method: backbone, data, seed, method, matrix (accuracy of each task after each), curve,
         last, average, forgetting, task_choice, known_task, calibration_error, passes, answer_ms, slowest_learn_s,
         peak_mb (of the whole process while the method ran).
 
     Raises:
-        UsageError: an unknown method.
-        FolderError: the data cannot be read.
+        UsageError: an unknown method, or an output folder that cannot be written to.
+        FolderError: see `read_parts` and `Stream.of`.
+        EdgeClError: a result cannot be written.
     """
     if unknown := [name for name in methods if name not in METHODS]:
         raise UsageError(*(f"Unknown method {n!r}. {did_you_mean(n, list(METHODS))}" for n in unknown))
+    require_writable(output)
+    parts = read_parts(data, part, say)
+    pictures: Json = [sorted([p.label, p.sha256] for p in folder.pictures) for folder in parts.values()]
+    streams = {seed: Stream.of(parts, sizes, seed) for seed in seeds}
     rows = []
-    output.mkdir(parents=True, exist_ok=True)
-    for seed in seeds:
-        stream = Stream.of(data, sizes, seed, part)
+    for seed, stream in streams.items():
         with tempfile.TemporaryDirectory() as scratch:
             setting = Setting(stream, seed, part, init, epochs, Path(scratch))
             for name in methods:
                 key: Sequence[Json] = [
+                    edge_cl_version(),
+                    pictures,
                     str(data.resolve()),
                     [list(t) for t in stream.tasks],
                     seed,
@@ -345,11 +353,12 @@ def compare(
                     epochs,
                     _weights(setting),
                     setting.learner.state["backbone"],
+                    setting.learner.device,
                 ]
                 place = output / f"{hashlib.sha256(canonical_json(key)).hexdigest()[:16]}.json"
                 if not place.exists():
                     say(f"seed {seed}: {name} ...")
-                    replace_bytes(place, json.dumps(_row(setting, data, name)).encode())
+                    write(place, json.dumps(_row(setting, data, name), allow_nan=False).encode())
                 rows.append(json.loads(place.read_text()))
                 say(f"seed {seed} {name}: last {rows[-1]['last']:.1%}, average {rows[-1]['average']:.1%}")
     return rows
@@ -405,7 +414,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Write one line a row; matrix and curve stay in the JSON."""
     flat = [{key: value for key, value in row.items() if not isinstance(value, list)} for row in rows]
-    return "\n".join([",".join(flat[0]), *(",".join(str(value) for value in row.values()) for row in flat)]) + "\n"
+    return benchmark.to_csv(flat)
 
 
 def plot(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -57,7 +57,7 @@ def evaluate(recogniser: Recogniser, folder: PictureFolder) -> dict[str, Any]:
 
 
 def measures(posterior: Array, targets: Indices, tasks: Indices, names: list[str]) -> dict[str, Any]:
-    """Return what is measured of answers to labelled pictures.
+    """Return what is measured of answers to labelled pictures; `per_task` by task number, None where none was judged.
 
     Args:
         posterior: class probabilities, (n, C).
@@ -74,7 +74,7 @@ def measures(posterior: Array, targets: Indices, tasks: Indices, names: list[str
         "accuracy": float(hits.mean()),
         "macro_accuracy": float(np.mean(list(per_class.values()))),
         "per_class": dict(sorted(per_class.items())),
-        "per_task": [float(hits[own == t].mean()) for t in np.unique(own)],
+        "per_task": [float(hits[own == t].mean()) if t in own else None for t in range(int(tasks.max()) + 1)],
         "task_choice_accuracy": float((tasks[posterior.argmax(1)] == own).mean()),
         "known_task_accuracy": float((inside.argmax(1) == targets).mean()),
         "calibration_error": calibration_error(posterior.max(1), hits),

@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from edge_cl.benchmark import Stream, run
+from edge_cl.benchmark import Stream, read_parts, run
 
 TABLETOP = Path(__file__).parent / "tabletop"
 RULES = ("routed", "base", "published")
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--learn", default="", help="further options of edge-cl learn")
     options, init = parser.parse_known_args()
     sizes = [int(size) for size in options.sizes.split(",")] if options.sizes else [options.increment]
-    stream = Stream.of(options.data, sizes, options.seed)
+    stream = Stream.of(read_parts(options.data), sizes, options.seed)
     curve, seconds = [], []
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)

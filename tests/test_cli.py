@@ -226,6 +226,17 @@ def test_json_of_eval(made: Path, store: Path, rule: str) -> None:
     assert value["seconds"] > 0
 
 
+def test_eval_counts_tasks_as_they_were_taught(made: Path, store: Path, tmp_path: Path) -> None:
+    Learner.open(store, device="cpu").learn(made / "second", CONFIG)
+    fresh = write_looks(tmp_path / "fresh", SECOND, 2, first=100)
+    for _ in range(2):  # the second time, the first task is forgotten
+        value = edge_cl("eval", fresh, "--json", "--store", store).json
+        assert value["per_task"] == [None, value["accuracy"]]
+        shown = edge_cl("eval", fresh, "--store", store).out
+        assert "task 2" in shown and "task 1" not in shown
+        edge_cl("forget", *FIRST, "--store", store)
+
+
 def test_json_of_classes_rename_forget_rollback(store: Path) -> None:
     table = edge_cl("classes", "--json", "--store", store).json["classes"]
     assert [(c["id"], c["name"], c["task"], c["pictures"]) for c in table] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import unicodedata
 from pathlib import Path
 from unittest import mock
 
@@ -13,7 +14,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from small import BACKBONE, IMAGE_SIZE, edge_cl, write_looks, write_weights
 
 from edge_cl import Learner, comparison
-from edge_cl.benchmark import Stream
+from edge_cl.benchmark import Stream, read_parts
 from edge_cl.comparison import METHODS, SHRINKAGE, Setting
 from edge_cl.evaluation import calibration_error, measures
 
@@ -32,17 +33,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def setting(data: Path, tmp_path: Path) -> Setting:
     init = {"backbone": BACKBONE, "weights": data / "weights.safetensors", "image_size": IMAGE_SIZE, "device": "cpu"}
-    return Setting(Stream.of(data, [2], 7, "val"), 7, "val", init, 1, tmp_path)
+    return Setting(Stream.of(read_parts(data, "val"), [2], 7), 7, "val", init, 1, tmp_path)
 
 
 def test_measures_by_hand() -> None:
     posterior = np.asarray(
         [[0.9, 0.1, 0.0, 0.0], [0.3, 0.2, 0.4, 0.1], [0.5, 0.0, 0.3, 0.2], [0.0, 0.0, 0.2, 0.8]], np.float32
     )
-    found = measures(posterior, np.asarray([0, 0, 2, 2]), np.asarray([5, 5, 7, 7]), ["a", "b", "c", "d"])
+    found = measures(posterior, np.asarray([0, 0, 2, 2]), np.asarray([1, 1, 3, 3]), ["a", "b", "c", "d"])
     assert found["accuracy"] == 0.25
     assert found["per_class"] == {"a": 0.5, "c": 0.0}
-    assert found["per_task"] == [0.5, 0.0]
+    assert found["per_task"] == [None, 0.5, None, 0.0]
     assert found["macro_accuracy"] == 0.25
     assert found["task_choice_accuracy"] == 0.5  # the first and the last
     assert found["known_task_accuracy"] == 0.75  # all but the last
@@ -88,9 +89,11 @@ def test_the_command_compares_and_resumes(data: Path, tmp_path: Path, monkeypatc
         "--patch-stride",
         12,
     )
-    command = ("benchmark", "accuracy", data, "--increment", "2", "--part", "val", "--epochs", 1, "--seed", 3, *init,
+    seeds = ("--seed", 3, "--seed", 3)  # twice the same: one stream
+    command = ("benchmark", "accuracy", data, "--increment", "2", "--part", "val", "--epochs", 1, *seeds, *init,
                "--device", "cpu", "--output", out)  # fmt: skip
     found = edge_cl(*command, "--json").json
+    assert [row["method"] for row in found["rows"]] == list(METHODS)
     assert found["methods"].keys() == METHODS.keys()
     for row in found["rows"]:
         assert row["last"] == pytest.approx(np.mean(row["matrix"][-1]))  # tasks are of one size
@@ -119,6 +122,53 @@ def test_the_command_compares_and_resumes(data: Path, tmp_path: Path, monkeypatc
     other = ["16" if part == 12 else part for part in command]
     with pytest.raises(AssertionError, match="was done again"):  # another backbone's rows are not taken for its own
         assert edge_cl(*other, "--json").code == 0
+
+
+def simple(data: Path, output: Path, weights: Path) -> tuple[object, ...]:
+    """Return the command that measures the cheapest method."""
+    init = ("--backbone", BACKBONE, "--weights", weights, "--image-size", IMAGE_SIZE, "--device", "cpu")
+    return ("benchmark", "accuracy", data, "--increment", 2, "--method", "ncm", *init, "--output", output, "--json")
+
+
+def test_rows_of_other_pictures_or_code_are_not_taken(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_looks(tmp_path / "train", LOOKS, 3)
+    write_looks(tmp_path / "test", LOOKS, 2, first=100)
+    command = simple(tmp_path, tmp_path / "out", data / "weights.safetensors")
+    (row,) = edge_cl(*command).json["rows"]
+    assert row["last"] >= 0.75
+    a, b, aside = (tmp_path / "test" / name for name in ("a", "b", ".aside"))
+    for old, new in ((a, aside), (b, a), (aside, b)):
+        old.rename(new)
+    (swapped,) = edge_cl(*command).json["rows"]
+    assert swapped["last"] <= 0.5
+    with monkeypatch.context() as patched:
+        patched.setattr(comparison, "METHODS", {"ncm": mock.Mock(side_effect=AssertionError("done again"))})
+        assert edge_cl(*command).json["rows"] == [swapped]
+        patched.setattr(comparison, "edge_cl_version", lambda: "another")
+        with pytest.raises(AssertionError, match="done again"):
+            edge_cl(*command)
+
+
+def test_litter_and_decomposed_names_change_no_number(data: Path, tmp_path: Path) -> None:
+    names = {"plain": ("a", "caf\u00e9"), "littered": ("a", unicodedata.normalize("NFD", "caf\u00e9"))}
+    found = {}
+    for kind, (first, second) in names.items():
+        for part, start in (("train", 0), ("test", 100)):
+            write_looks(tmp_path / kind / part, {first: 0, second: 5}, 3, first=start)
+        if kind == "littered":
+            write_looks(tmp_path / kind / "train", {".ipynb_checkpoints": 10}, 3)
+        command = simple(tmp_path / kind, tmp_path / f"{kind}-out", data / "weights.safetensors")
+        (found[kind],) = edge_cl(*command).json["rows"]
+    same = ("tasks", "matrix", "calibration_error")
+    assert [found["littered"][key] for key in same] == [found["plain"][key] for key in same]
+
+
+def test_lines_hold_what_commas_and_quotes_are_in() -> None:
+    row = {"data": 'shop, "new"', "last": 0.1 + 0.2, "tasks": [2, 2], "matrix": [[1.0]]}
+    (line,) = csv.DictReader(comparison.to_csv([row]).splitlines())
+    assert line == {"data": row["data"], "last": str(row["last"])}
 
 
 def test_adapt_once_trains_on_the_first_task_alone(setting: Setting) -> None:
