@@ -469,9 +469,9 @@ class Learner:
         """Measure on a folder of pictures, one sub-folder a class.
 
         Returns:
-            images, accuracy, macro_accuracy, per_class {name: accuracy}, per_task [accuracy, None where nothing was judged], task_choice_accuracy (the
-            class answered is of the right task), known_task_accuracy (if the task were told), calibration_error,
-            unknown_rate, seconds, skipped.
+            images, accuracy, macro_accuracy, per_class {name: accuracy}, per_task [accuracy, None where no picture is
+            of the task], task_choice_accuracy (the class answered is of the right task), known_task_accuracy (if the
+            task were told), calibration_error, unknown_rate, seconds, skipped.
 
         Raises:
             FolderError: the folder cannot be read, or holds a class that is not known.
