@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--increment", type=int, default=4, help="classes a task")
     parser.add_argument("--sizes", help="classes of each task, for example 1,2,30,48")
     parser.add_argument("--seed", type=int, default=1993)
+    parser.add_argument("--device", default="auto", help="of every command")
     parser.add_argument("--learn", default="", help="further options of edge-cl learn")
     options, init = parser.parse_known_args()
     sizes = [int(size) for size in options.sizes.split(",")] if options.sizes else [options.increment]
@@ -38,7 +39,7 @@ def main() -> None:
     curve, seconds = [], []
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        store = ("--store", place / "store")
+        store = ("--store", place / "store", "--device", options.device)
         run("init", *store, *init)
         for k, task in enumerate(stream.tasks):
             train = stream.folder("train", task, place)

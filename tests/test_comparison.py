@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -34,6 +35,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def setting(data: Path, tmp_path: Path) -> Setting:
     init = {"backbone": BACKBONE, "weights": data / "weights.safetensors", "image_size": IMAGE_SIZE, "device": "cpu"}
     return Setting(Stream.of(read_parts(data, "val"), [2], 7), 7, "val", init, 1, tmp_path)
+
+
+@pytest.mark.parametrize("method", ["ncm", "lda-last", "lda-all", "random-projection"])
+def test_a_picture_a_class_is_enough(data: Path, setting: Setting, tmp_path: Path, method: str) -> None:
+    write_looks(tmp_path / "few" / "train", LOOKS, 1)
+    (tmp_path / "few" / "val").symlink_to(data / "val")
+    few = replace(setting, stream=Stream.of(read_parts(tmp_path / "few", "val"), [2], 7))
+    *_, last = METHODS[method](few)
+    assert last.measured["accuracy"] > 0.5
 
 
 def test_measures_by_hand() -> None:
