@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 __all__ = ["EdgeClError", "LearnConfig", "Learner"]
 
 _HOMES = {"EdgeClError": "edge_cl.errors", "LearnConfig": "edge_cl.config", "Learner": "edge_cl.learner"}
+
+
+# ONNX Runtime would write an id of the machine into the home directory and report its use. It reads this when it loads.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:

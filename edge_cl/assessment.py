@@ -26,6 +26,7 @@ NEGATIVE_QUANTILE = 0.01  # share of negatives that may pass the exit's
 SOFT = 0.5  # mean probability of the right classes at which two squares are compared
 BLIND_CONFIDENCE = 0.99  # of the class means in themselves, on average, where no picture was held out
 ALIKE = 2.0  # log-odds that tell two class means apart, below which the classes are named as look-alikes
+CLEARLY = 2.0  # standard errors by which a task branch has to win to be asked
 EXIT_CONFIDENCES = (0.98, 0.99)  # tried for the exit, ...
 EXIT_AGREEMENT = 0.99  # ... whose answers that stand have to be the whole model's so often
 
@@ -347,14 +348,21 @@ def _answers(model: Model, head: Head, scored: _Scored) -> Indices:
 
 
 def weigh_branch(model: Model, branch: Branch, task: int, share: float) -> float:
-    """Return a branch's share in the answer: `share`, or 0 where its own hold-out wins nothing by it.
+    """Return a branch's share in the answer: `share`, or 0 where its own hold-out does not clearly win by it.
 
-    Asking a branch takes half a pass through the backbone.
+    Asking a branch takes half a pass through the backbone, so it has to win by more than chance does: by
+    `CLEARLY` standard errors.
     """
     if task not in model.probes or share == 0 or len(branch.classes) < 2:
         return 0.0
-    scored: list[float] = []
-    for weight in (0.0, share):
-        trial = replace(model, branches={**model.branches, task: replace(branch, weight=weight)})
-        scored.append(assess(trial).per_task.get(task, 0.0))
-    return share if scored[1] > scored[0] else 0.0
+    head = model.head()
+    scored = _score(model, head, model.statistics)
+    own = scored.tasks == task
+
+    def right(weight: float) -> Array:
+        trial = replace(head, branches={**head.branches, task: replace(branch, weight=weight)})
+        result: Array = (_answers(model, trial, scored) == scored.targets)[own].astype(np.float32)
+        return result
+
+    gain = right(share) - right(0.0)
+    return share if gain.mean() > CLEARLY * gain.std() / np.sqrt(len(gain)) else 0.0

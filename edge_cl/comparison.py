@@ -198,9 +198,7 @@ def lda_all(setting: Setting) -> Iterator[Stage]:
         means = _class_means(x, y).astype(np.float64)
         rest = x - means[y]
         covariance = rest.T @ rest / len(rest)
-        floor = SHRINKAGE * (
-            np.trace(covariance) / len(covariance) or 1.0
-        )  # 1: nothing spreads
+        floor = SHRINKAGE * (np.trace(covariance) / len(covariance) or 1.0)  # 1: nothing spreads
         covariance = (1 - SHRINKAGE) * covariance + floor * np.eye(len(covariance))
         centre = means.mean(0)
         weight = np.linalg.solve(covariance, (means - centre).T)

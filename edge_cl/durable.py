@@ -70,3 +70,13 @@ def _sync(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def settled(path: Path) -> Path:
+    """Return a path that stays right when the program changes its working directory.
+
+    It is left as it is where the absolute one leads through directories that may not be entered.
+    """
+    absolute = path.absolute()
+    reached = os.path.exists(absolute) or not os.path.exists(path)  # noqa: PTH110  # no error is of interest
+    return absolute if reached else path

@@ -23,7 +23,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from edge_cl.checkpoint import discard, size_of, unfinished
-from edge_cl.durable import make_directory, replace_bytes, replacing, sync_directory
+from edge_cl.durable import make_directory, replace_bytes, replacing, settled, sync_directory
 from edge_cl.errors import StoreError, did_you_mean
 from edge_cl.version import (
     OBJECT_NAME,
@@ -55,7 +55,7 @@ class Store:
     """
 
     def __init__(self, path: Path, *, repair: bool = False) -> None:
-        self.path = path
+        self.path = settled(path)
         self._repair = repair
 
     @classmethod

@@ -358,6 +358,19 @@ def test_branch_has_its_share_only_where_it_does_not_cost(right: bool, share: fl
     assert weigh_branch(found, branch_1, 1, share) == weight
 
 
+@pytest.mark.parametrize(("mended", "weight"), [(4, 0.0), (5, 1.0)])
+def test_branch_has_to_win_more_than_chance_does(mended: int, weight: float) -> None:
+    """Of as many probes as there are, k won and none lost are sqrt(k) standard errors, and a little more."""
+    train, held = pictures(20), pictures(40, seed=1, spread=2.0)
+    base = np.stack([-0.5 * distances_without(train, held, probe) for probe in range(len(held[0]))])
+    wrong = np.flatnonzero((TASKS[held[1]] == 1) & (TASKS[base.argmax(1)] == 1) & (base.argmax(1) != held[1]))
+    answers = base[:, 2:].argmax(1)
+    answers[wrong[:mended]] = held[1][wrong[:mended]] % 2
+    found = model(train, held, np.where(np.arange(2) == answers[:, None], 50, -50).astype(np.float32))
+    assert len(wrong) > 5
+    assert weigh_branch(replace(found, temperature=20.0), found.branches[1], 1, 1.0) == weight
+
+
 def test_branch_that_wins_nothing_has_no_share() -> None:
     """The base branch is right already: the task's would cost half a pass for the same answers."""
     train, held = pictures(20, spread=0.1), pictures(6, seed=1, spread=0.1)

@@ -25,6 +25,7 @@ from edge_cl.decoded import decode
 from edge_cl.errors import EdgeClError, FolderError, StoreError, UsageError
 from edge_cl.pictures import read_folder
 from edge_cl.plan import work_of
+from edge_cl.runtime import Classifier
 from edge_cl.version import Version
 
 # -- learning -----------------------------------------------------------
@@ -180,6 +181,21 @@ def test_a_much_larger_task_shapes_the_base_branch_anew(learner: Learner, tmp_pa
     learner.learn(write_looks(tmp_path / "next", TASKS[5]), CONFIG)
     assert learner.store.head.objects["base"] == after.objects["base"]
     assert "task/0003/adapter" in learner.store.head.objects
+
+
+def test_the_program_may_change_its_working_directory(
+    learner: Learner, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = learner.store.path
+    monkeypatch.chdir(place.parent)
+    near = Learner.open(place.name)
+    before = len(near.log())
+    near.export("bundle")
+    classifier = Classifier("bundle")
+    monkeypatch.chdir("/")
+    assert len(near.log()) == before
+    assert near.predict(fresh).answers
+    assert classifier.reload() is False
 
 
 def test_a_head_is_made_once_a_version(learner: Learner) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from edge_cl.durable import settled
 from edge_cl.errors import EdgeClError, EngineError, UsageError, did_you_mean
 from edge_cl.export.bundle import ENGINES, PATIENCE_S, Bundle, BundleError, publication_of, read_manifest
 from edge_cl.recognition import RULES, Prediction, Recogniser
@@ -119,7 +120,7 @@ class Classifier:
             raise UsageError(f"Unknown rule {rule!r}.", mend=did_you_mean(rule, list(RULES)))
         if threads is not None and threads < 1:
             raise UsageError(f"Cannot run on {threads} threads.", mend="Pass threads=1 or more, or leave it out.")
-        self.path = Path(path)
+        self.path = settled(Path(path))
         self._asked, self._threads, self._rule = backend, threads, rule
         self._warned = False
         self._loading = threading.Lock()

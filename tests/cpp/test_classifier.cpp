@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <thread>
@@ -121,6 +122,11 @@ TEST(Classifier, AnswersOnSeveralThreads) {
             }
         });
     for (std::thread& thread : threads) thread.join();
+}
+
+TEST(Classifier, HasOnnxRuntimeReportNothing) {
+    ASSERT_TRUE(Classifier::open(test::golden("bundle-shared"), options_of("base")));
+    EXPECT_STREQ(std::getenv("ORT_DISABLE_TELEMETRY"), "1");
 }
 
 TEST(Classifier, NoFramesAreNoError) {

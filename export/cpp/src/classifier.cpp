@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <filesystem>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -70,7 +71,9 @@ private:
 Result<std::unique_ptr<Classifier::Implementation>> Classifier::Implementation::open(const std::string& path,
                                                                                      const Options& options) {
     auto result = std::make_unique<Implementation>();
-    result->path_ = path;
+    std::error_code unknown;  // the program may change its working directory
+    const std::string absolute = std::filesystem::absolute(path, unknown).string();
+    result->path_ = !unknown && std::filesystem::exists(absolute, unknown) ? absolute : path;
     result->options_ = {options.threads, options.onnxruntime, options.tensorrt, options.engines};
     std::vector<std::string> names{"auto"}, rules;
     for (const auto& [name, make] : backends()) names.push_back(name);

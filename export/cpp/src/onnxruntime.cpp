@@ -34,6 +34,7 @@ Result<const OnnxRuntime*> OnnxRuntime::load(const std::string& path) {
     static auto& loaded = *new std::map<std::string, std::unique_ptr<OnnxRuntime>>;  // never destroyed: threads may run on
     const std::lock_guard lock(mutex);
     if (const auto found = loaded.find(path); found != loaded.end()) return found->second.get();
+    ::setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // it would write an id of the machine and report its use
     Result<void*> library = open_library(path, "EDGE_CL_ONNXRUNTIME",
                                          {EDGE_CL_ONNXRUNTIME_LIBRARY, "libonnxruntime.so.1", "libonnxruntime.so"});
     if (!library) return Error{Code::no_backend, "ONNX Runtime was not found: " + library.error().what, kMend};
