@@ -219,8 +219,21 @@ class Store:
                 parent = None
             with self._explained():
                 number = max(self._listed(), default=0) + 1
+                self._require_writable()
             with self._transaction(parent, number) as transaction:
                 yield transaction
+
+    def _require_writable(self) -> None:
+        """Refuse to begin what could not be committed: another user may have made some of the directories."""
+        objects = self.path / "objects"
+        places = [self.path, self.path / "versions", objects, *(objects.iterdir() if objects.is_dir() else ())]
+        shut = [path for path in places if path.is_dir() and not os.access(path, os.W_OK | os.X_OK)]
+        if shut:
+            more = f" and {len(shut) - 1} more directories" if len(shut) > 1 else ""
+            raise StoreError(
+                f"{shut[0]}{more} cannot be written by this user.",
+                mend=f'sudo chown -R "$USER" {shlex.quote(str(self.path))}',
+            )
 
     def prune(self, keep: int | None = None, *, dry_run: bool = False) -> Pruned:
         """Delete old versions, the objects that no version is left to refer to, and what interrupted learns left.
@@ -239,6 +252,8 @@ class Store:
         if keep is not None and keep < 1:
             raise StoreError(f"Cannot keep {keep} versions.", mend="Keep 1 or more.")
         with self._locked("prune", wait=False), self._explained():
+            if not dry_run:
+                self._require_writable()
             numbers, head = self._listed(), self._head()
             stays = {head.number, *(numbers if keep is None else numbers[-keep:])}
             if keep != 1 and head.parent is not None:

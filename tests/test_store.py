@@ -715,6 +715,27 @@ def test_store_without_write_permission_can_be_read(tmp_path: Path, monkeypatch:
         file.chmod(0o755)
 
 
+def test_what_another_user_made_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after one `sudo edge-cl learn`: some directories of objects are root's."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    path = create(tmp_path / "store").path
+    monkeypatch.chdir(path)
+    for file in [path, *path.rglob("*")]:
+        file.chmod(0o777 if file.is_dir() else 0o666)
+    shut = sorted((path / "objects").iterdir())[0]
+    shut.chmod(0o755)
+    with child() as pid:
+        if pid == 0:
+            os.setuid(65534)
+            with pytest.raises(StoreError, match=f"objects/{shut.name} cannot be written by this user") as refused:  # noqa: SIM117
+                with Store.open(".").write("learn"):
+                    os._exit(2)
+            assert "sudo chown -R" in refused.value.mend
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+
+
 # -- damage ------------------------------------------------------------
 
 
