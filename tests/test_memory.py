@@ -25,14 +25,14 @@ from edge_cl.budget import Work
 from edge_cl.cli_options import megabytes
 from edge_cl.config import LearnConfig
 from edge_cl.decode import decoding_bytes
-from edge_cl.decoded import copy_bytes, decode
+from edge_cl.decoded import Source, copy_bytes, decode
 from edge_cl.errors import EdgeClError, UsageError
 from edge_cl.features import Encoder
 from edge_cl.learner import Learner
 from edge_cl.lora import Adapter
 from edge_cl.memory import LIBRARIES_MB, Footprint, idle_mb, peak_mb, reset_peak
-from edge_cl.pictures import read_unlabelled
-from edge_cl.preprocess import Preprocess
+from edge_cl.pictures import read_folder, read_unlabelled
+from edge_cl.preprocess import Pixels, Preprocess
 from edge_cl.spread import Spread
 from edge_cl.statistics import Statistics
 
@@ -190,7 +190,30 @@ def test_the_largest_picture_is_decoded_under_the_limit_too() -> None:
 def test_what_the_copy_of_a_picture_takes(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size).save(tmp_path / "a.png")
     (copy,) = decode(read_unlabelled(tmp_path).pictures, Preprocess(128), copies=True).copies
-    assert np.asarray(copy).nbytes == copy_bytes(size, Preprocess(128))
+    before = idle_mb()
+    copies = [copy.copy() for _ in range(2**26 // copy_bytes(size, Preprocess(128)))]
+    assert idle_mb() - before == pytest.approx(64, abs=3)
+    del copies
+
+
+def test_views_are_cut_as_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch's alone, the same whichever others come with it."""
+    cut: list[Image.Image] = []
+    view = Preprocess.view
+
+    def counted(self: Preprocess, image: Image.Image, *args: Any, **options: Any) -> Pixels:
+        cut.append(image)
+        return view(self, image, *args, **options)
+
+    monkeypatch.setattr(Preprocess, "view", counted)
+    pictures = read_folder(write_looks(tmp_path, {"a": 0, "b": 4}, 4)).pictures
+    source = Source(pictures, Preprocess(32), 0, (0.4, 1.0), copies=True)
+    views = source.view(1)
+    assert (len(views), len(cut)) == (8, 0)
+    some = views[2:5]
+    assert cut == list(source.decoded.copies[2:5])
+    np.testing.assert_array_equal(np.stack(some), np.stack([views[i] for i in (2, 3, 4)]))
+    assert not np.array_equal(some[0], source.view(2)[2])
 
 
 @pytest.mark.parametrize(
