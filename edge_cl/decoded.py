@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import overload
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from edge_cl.preprocess import Pixels, Preprocess
 from edge_cl.version import JsonObject
 
 WORKING_COPY = 1.5  # shorter side of the copies that views are cut from, in input sizes
+PIXEL = 4  # bytes of one in memory: Pillow keeps a fourth beside red, green and blue
 DECODE = 2  # a picture is decoded at no less than this many input sizes
 
 
@@ -70,7 +72,7 @@ def decode(
 def copy_bytes(size: tuple[int, int], spec: Preprocess) -> int:
     """Return the bytes of the reduced copy of a picture of some size (width, height)."""
     factor = min(1.0, WORKING_COPY * spec.image_size / min(size))
-    return 3 * round(size[0] * factor) * round(size[1] * factor)
+    return PIXEL * round(size[0] * factor) * round(size[1] * factor)
 
 
 @dataclass(frozen=True)
@@ -103,18 +105,42 @@ class Source:
         self.__dict__.pop("decoded", None)
 
     def view(self, number: int) -> Sequence[Pixels]:
-        """Return a view of every picture, (S, S, 3) each; made in as many threads as torch uses."""
-        if number == 0:
-            return self.decoded.pixels
-
-        def cut(picture: Picture, copy: Image.Image) -> Pixels:
-            generator = np.random.default_rng((self.seed, int(picture.sha256[:15], 16), number - 1))
-            return self.spec.view(copy, generator, scale=self.scale)
-
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            return list(pool.map(cut, self.pictures, self.decoded.copies))
+        """Return a view of every picture, (S, S, 3) each; a random one is cut whenever it is looked at."""
+        return CutViews(self, number, ThreadPoolExecutor(torch.get_num_threads())) if number else self.decoded.pixels
 
     def key(self, number: int) -> JsonObject:
         """Return all that decides the pixels of a view."""
         drawn = [self.seed, *self.scale, number] if number else []
         return {"spec": self.spec.to_json(), "drawn": drawn, "pictures": [p.sha256 for p in self.pictures]}
+
+
+@dataclass(frozen=True)
+class CutViews(Sequence[Pixels]):
+    """A random view of every picture, cut when it is looked at: all of them at once would double the pictures' memory.
+
+    Attributes:
+        source: pictures.
+        number: of the view, from 1.
+        pool: threads that the views of a slice are cut in.
+    """
+
+    source: Source
+    number: int
+    pool: ThreadPoolExecutor
+
+    def __len__(self) -> int:
+        return len(self.source.pictures)
+
+    @overload
+    def __getitem__(self, index: int) -> Pixels: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Pixels]: ...
+    def __getitem__(self, index: int | slice) -> Pixels | Sequence[Pixels]:
+        if isinstance(index, slice):
+            return list(self.pool.map(self._cut, self.source.pictures[index], self.source.decoded.copies[index]))
+        return self._cut(self.source.pictures[index], self.source.decoded.copies[index])
+
+    def _cut(self, picture: Picture, copy: Image.Image) -> Pixels:
+        source, digest = self.source, int(picture.sha256[:15], 16)
+        generator = np.random.default_rng((source.seed, digest, self.number - 1))
+        return source.spec.view(copy, generator, scale=source.scale)

@@ -15,10 +15,12 @@ from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
 from edge_cl.encoding import Progress
 from edge_cl.features import Encoder
+from edge_cl.heap import give_back
 from edge_cl.intake import Intake
 from edge_cl.learning import Stopwatch, learn
+from edge_cl.memory import peak_mb
 from edge_cl.model import Model
-from edge_cl.outcome import measure_outcome, require_little_forgetting
+from edge_cl.outcome import measure_outcome, require_little_forgetting, with_peak
 from edge_cl.pictures import PictureFolder, read_folder, read_unlabelled
 from edge_cl.report import LearnReport
 from edge_cl.store import Transaction, edge_cl_version
@@ -97,7 +99,7 @@ class Lesson:
         Raises:
             EdgeClError: old classes would lose more than `max_forgetting`; nothing is committed then.
         """
-        parent, config = transaction.parent, self.config
+        parent, config, before_mb = transaction.parent, self.config, peak_mb()
         assert parent is not None
         job = self.digest(parent.number)
         checkpoint = Checkpoint(work, {"job": job, **_means(parent, encoder)}, parent.number)
@@ -110,11 +112,14 @@ class Lesson:
         model, report = measure_outcome(old, learned, config, intake, stopwatch.seconds)
         require_little_forgetting(report, config.max_forgetting)
         report = replace(report, version=transaction.next_number, notes=[*report.notes, *self._notes(report)])
+        give_back()  # what measuring took, so that saving and the plot do not come on top of it
         model.save(transaction)
         transaction.keep("backbone")
+        give_back()
+        transaction.put_bytes("plot.png", report.plot())
+        report = with_peak(report, before_mb)
         transaction.put_bytes("report.md", report.to_markdown().encode())
         transaction.put_json("metrics.json", report.to_json())
-        transaction.put_bytes("plot.png", report.plot())
         record = {
             "classes": list(report.known_classes),
             "task": report.task,

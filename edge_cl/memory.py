@@ -1,8 +1,8 @@
 """How much memory a learn will take, predicted from shapes and settings, and the settings that keep it under a limit.
 
 All terms were checked against the process's high-water mark (docs/training.md). What is counted: the process as it is
-when the model is loaded, the decoded pictures, the features of every view, and the largest of what training, encoding
-and statistics need for a moment.
+when the model is loaded, what libraries take and compile, the decoded pictures, the features of every view, and the
+largest of what training, encoding, statistics, saving and the plot need for a moment.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edge_cl.config import LearnConfig
 from edge_cl.errors import EdgeClError
 from edge_cl.features import Encoder
 from edge_cl.heap import give_back
-from edge_cl.spread import KEPT
+from edge_cl.spread import AT_ONCE, KEPT
 from edge_cl.statistics import fold_rows, rows_at_once
 from edge_cl.training import batch_count
 
@@ -30,7 +30,13 @@ SAVED, REDUCED_SAVED = 12, 7.5  # numbers of a token that one block of width 1 s
 PASSING, REDUCED_PASSING = 54, 40  # numbers of a token that one block of width 1 holds for a moment while training, ...
 ENCODING = 30  # ... and while encoding
 PIXELS = 2  # floating-point copies of a picture on its way into the network
-LIBRARIES_MB = 65  # buffers that numerical and plotting libraries take when they are first used
+LIBRARIES_MB = 40  # code and buffers of libraries, taken when they are first used, ...
+ALGEBRA_MB = 14  # ... of linear algebra beside them, ...
+PLOT_MB = 44  # ... and of plotting
+COPIES = 3  # of a tensor while it is saved
+EIGEN = 11  # single-precision matrices that eigenvectors take: NumPy works on them in double precision
+KERNELS_MB, KERNEL_B = 12.2, 7340  # what is compiled for each number of pictures that bfloat16 trains at once: ...
+ENCODED = 0.3  # ... in all, and of a unit of width; and the share of it for each number that is encoded at once
 
 
 @dataclass(frozen=True)
@@ -101,25 +107,42 @@ class Footprint:
         encoding = pictures + features + self._encoding_b(config)
         # Shared and base adapter train on the pictures; a task adapter later, when only their features are left.
         training += pictures if self.work.together or self.work.distils else features
-        most = max(training, encoding, pictures + self.decoding, features + self._statistics_b(config))
-        return LIBRARIES_MB + most / MB
+        statistics = features + self._statistics_b(config) + ALGEBRA_MB * MB
+        most = max(training, encoding, pictures + self.decoding, statistics, self._ending_b(config))
+        return LIBRARIES_MB + self._kernels_mb(config) + most / MB
 
     def _pictures_b(self) -> float:
         square = 3 * self.image_size**2
         return (self.work.hold_out + self.work.train) * square + self.copies
 
+    def _at_once(self, config: LearnConfig) -> set[int]:
+        """Return how many pictures training takes at once; none where there is none."""
+        if not self.work.adapts or config.method == "prototype":
+            return set()
+        shapes = self.work.together and config.schedule != "joint"
+        most = config.shaping_batch if shapes else config.micro_batch
+        return {n for batch in _parts(self.work.train, config.batch_size) for n in _parts(batch, most)}
+
+    def _kernels_mb(self, config: LearnConfig) -> float:
+        """Return what oneDNN's compiled kernels take: it keeps those of every shape that it has seen."""
+        if not self.reduced:
+            return 0.0
+        trained = len(self._at_once(config))
+        # The teacher sees a part of what is trained; the shared adapter is trained on other tokens than the task's.
+        taught = trained * bool(self.work.finer)
+        trained *= 1 + (self.work.distils and not self.work.together)
+        rest = self.work.train % config.micro_batch
+        encoded = {min(config.micro_batch, self.work.train), rest} - {0}
+        return (KERNELS_MB + KERNEL_B * self.width / MB) * (trained + ENCODED * (taught + len(encoded)))
+
     def _training_b(self, config: LearnConfig) -> float:
-        work = self.work
-        if not work.adapts or config.method == "prototype":
+        work, at_once = self.work, max(self._at_once(config), default=0)
+        if not at_once:
             return 0.0
         blocks = self.depth if work.together else self.depth * max(1 - work.prefix, work.prefix * work.distils)
         saved, passing = (REDUCED_SAVED, REDUCED_PASSING) if self.reduced else (SAVED, PASSING)
-        held = (blocks + saved if config.recompute else blocks * saved) + passing
+        held = (blocks + saved if config.recompute else blocks * saved) + passing + ENCODING * work.finer
         pixels = PIXELS * 3 * self.image_size**2
-        batch = math.ceil(work.train / batch_count(work.train, config.batch_size))
-        shapes = work.together and config.schedule != "joint"
-        at_once = config.shaping_batch if shapes else config.micro_batch
-        at_once = math.ceil(batch / batch_count(batch, at_once))
         # A product in half precision saves its copy of the weights too.
         copies = HALF * self.matrices * (1 if config.recompute else blocks) * self.reduced
         return at_once * FLOAT * (work.seen * self.tokens * self.width * held + pixels) + copies
@@ -142,9 +165,19 @@ class Footprint:
         # Of the task's branch, on top of the model's: hold-out pictures are not in it.
         own, _ = fold_rows(0, count - self.work.hold_out, at_once, rank)
         gram = min(min(max(self.directions, kept), rank) + min(count, at_once), self.directions + count)
-        folding = FLOAT * self.features * max(pooled, kept + own) + 5 * FLOAT * gram**2
+        folding = FLOAT * self.features * max(pooled, kept + own) + EIGEN * FLOAT * gram**2
         # Then the classes' own directions and means, beside the covariance.
         return max(folding, self.features * (FLOAT * kept + HALF * (KEPT + 1) * self.classes))
+
+    def _ending_b(self, config: LearnConfig) -> float:
+        """Return what is kept of the classes, and what head, exit, saving or the plot needs beside it."""
+        _, kept = fold_rows(self.directions, self._rows(config), rows_at_once(self.features), config.covariance_rank)
+        own, wide, n = HALF * (KEPT + 1) * self.classes * self.features, FLOAT * self.features, self.classes
+        held = own + wide * (kept + 2 * n)
+        at_once = KEPT * min(n, AT_ONCE)
+        head = 2 * wide * (n + at_once) + FLOAT * n * (5 * at_once + 8 * n)
+        exit = EIGEN * FLOAT * kept**2 + 3 * wide * self.work.prefix * kept + ALGEBRA_MB * MB
+        return held + max(COPIES * own, COPIES * wide * (kept + n), head, exit, PLOT_MB * MB)
 
     def fit(self, config: LearnConfig, idle_mb: float, limit_mb: float) -> LearnConfig:
         """Return the settings nearest to the given ones whose peak stays under a limit.
@@ -170,6 +203,12 @@ class Footprint:
             f"{needed} MB, {idle_mb:.0f} MB of them for the loaded backbone.",
             mend=f"Pass --memory {needed}MB, {less}, or choose a smaller backbone.",
         )
+
+
+def _parts(count: int, most: int) -> set[int]:
+    """Return the sizes of the even parts, of at most so many, that some pictures are split into."""
+    parts = batch_count(count, most)
+    return {count // parts, math.ceil(count / parts)} - {0}
 
 
 def _down(config: LearnConfig) -> Iterator[LearnConfig]:

@@ -73,6 +73,22 @@ def measure_outcome(
     return new, report
 
 
+def with_peak(report: LearnReport, before_mb: float) -> LearnReport:
+    """Return the report of a learn with the peak memory of all of it, and a note where that passed the limit.
+
+    Args:
+        report: complete but for that.
+        before_mb: the process's peak before the learn began; where that was above the limit, nobody can tell.
+    """
+    reached, allowed, notes = peak_mb(), report.budget["memory_mb"], list(report.notes)
+    if allowed is not None and before_mb <= allowed < reached:
+        notes.append(
+            f"The process reached {reached:.0f} MB, more than the {allowed:.0f} MB allowed: to keep under "
+            f"{allowed:.0f} MB, pass --memory {2 * allowed - reached:.0f}MB or learn fewer classes at a time."
+        )
+    return replace(report, peak_memory_mb=round(reached, 1), notes=notes)
+
+
 def measured_anew(model: Model, tasks: set[int]) -> Model:
     """Return the model with what some tasks were worth before struck from its history: they had other classes then.
 

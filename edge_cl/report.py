@@ -29,7 +29,7 @@ class LearnReport:
         budget: {time_s, predicted_s, memory_mb, predicted_mb, idle_mb, cuda_peak_mb}: seconds and MB allowed (None
             where not limited) and predicted before training, the MB of the process with the model loaded, and how much
             of the peak CUDA's allocator gave out.
-        peak_memory_mb: high-water mark of the process (and of the CUDA allocator where one is used).
+        peak_memory_mb: high-water mark of the process, the plot included (and of the CUDA allocator where one is used).
         holdout_accuracy: of the new classes, among all classes known.
         old_class_accuracy: of the classes known before: {before, after}.
         forgetting: mean over earlier tasks of (best accuracy so far - accuracy now).
