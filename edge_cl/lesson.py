@@ -108,7 +108,6 @@ class Lesson:
             old, encoder, intake, config, self.task,
             checkpoint=checkpoint, cache=cache, progress=progress, stopwatch=stopwatch, started=started,
         )  # fmt: skip
-        stopwatch.seconds["total"] = time.monotonic() - started
         model, report = measure_outcome(old, learned, config, intake, stopwatch.seconds)
         require_little_forgetting(report, config.max_forgetting)
         report = replace(report, version=transaction.next_number, notes=[*report.notes, *self._notes(report)])
@@ -118,6 +117,7 @@ class Lesson:
         give_back()
         transaction.put_bytes("plot.png", report.plot())
         report = with_peak(report, before_mb)
+        report = replace(report, seconds={**report.seconds, "total": time.monotonic() - started})  # all but the commit
         transaction.put_bytes("report.md", report.to_markdown().encode())
         transaction.put_json("metrics.json", report.to_json())
         record = {

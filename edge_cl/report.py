@@ -143,7 +143,8 @@ class LearnReport:
         tasks = list(dict.fromkeys(name for row in self.accuracy_matrix for name in row))
         if not tasks:
             return ["No picture was held out."]
-        lines = ["| after | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+        names = [t.replace("|", "\\|") for t in tasks]  # as Markdown's tables want it
+        lines = ["| after | " + " | ".join(names) + " |", "|---" * (len(tasks) + 1) + "|"]
         for k, row in enumerate(self.accuracy_matrix, 1):
             lines.append(f"| learn {k} | " + " | ".join(percent(row.get(t), "") for t in tasks) + " |")
         return lines
