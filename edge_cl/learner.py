@@ -191,7 +191,8 @@ class Learner:
         from edge_cl.weights import read_weights
 
         version = version or self.store.head
-        if version.number not in self._loaded:
+        found = self._loaded.get(version.number)  # another thread may clear it at any time
+        if found is None:
             model = Model.load(self.store, version)
             backbone = build(model.spec, read_weights(self.store.object_path(version, "backbone")))
             device = _device(self.device)
@@ -199,9 +200,10 @@ class Learner:
                 if adapter is not None:
                     adapter.to(device)
             encoder = Encoder(backbone.to(device), model.spec.preprocess, model.shared, model.base, device)
+            found = model, encoder
             self._loaded.clear()
-            self._loaded[version.number] = (model, encoder)
-        return self._loaded[version.number]
+            self._loaded[version.number] = found
+        return found
 
     def recogniser(self, rule: str = "routed") -> Recogniser:
         """Return what answers, for the version in force.
@@ -218,11 +220,13 @@ class Learner:
         version = self.store.head
         model, encoder = self.load(version)
         self._require_classes(model)
-        if version.number not in self._heads:  # of a thousand classes it takes seconds to make
+        head = self._heads.get(version.number)
+        if head is None:  # of a thousand classes it takes seconds to make
+            head = model.head()
             self._heads.clear()
-            self._heads[version.number] = model.head()
+            self._heads[version.number] = head
         encoder = replace(encoder, preprocess=model.preprocess)
-        return Recogniser(TorchBackend(encoder, model.adapters), self._heads[version.number], model.names, rule)
+        return Recogniser(TorchBackend(encoder, model.adapters), head, model.names, rule)
 
     # Learning -----------------------------------------------------------------------------------------------------
 

@@ -63,13 +63,18 @@ def _clear(out: Path, names: Collection[str]) -> None:
     """Delete the folders of an earlier export that have none of the names; refuse a directory of anything else."""
     try:
         there = list(out.iterdir()) if out.exists() else []
-        if not all(_FOLDER.fullmatch(path.name) and {p.name for p in path.iterdir()} <= set(FILES) for path in there):
+        if not all(_FOLDER.fullmatch(path.name) and set(map(_whole, path.iterdir())) <= set(FILES) for path in there):
             raise BundleError(f"{out} holds other files than adapters for PEFT.", mend="Name a new directory.")
         for path in there:
             if path.name not in names:
                 shutil.rmtree(path)
     except OSError as error:
         raise BundleError(f"{out} cannot be written: {error.strerror}.", mend="Choose another place.") from error
+
+
+def _whole(path: Path) -> str:
+    """Return the name that a file was to have, if it was cut off while it was written."""
+    return path.name.removeprefix(".").removesuffix(".tmp")
 
 
 def _factors(adapter: Adapter) -> dict[str, npt.NDArray[np.float32]]:
