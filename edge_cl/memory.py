@@ -56,6 +56,7 @@ class Footprint:
         copies: bytes of the copies that views are cut from, all together.
         decoding: bytes that the largest picture takes while it is decoded.
         classes: of the pictures.
+        cpu: whether the processor computes.
     """
 
     work: Work
@@ -70,6 +71,7 @@ class Footprint:
     copies: int = 0
     decoding: int = 0
     classes: int = 0
+    cpu: bool = True
 
     @classmethod
     def of(
@@ -99,6 +101,7 @@ class Footprint:
             copies,
             decoding,
             classes,
+            encoder.device.type == "cpu",
         )
 
     def peak_mb(self, config: LearnConfig) -> float:
@@ -125,7 +128,7 @@ class Footprint:
 
     def _kernels_mb(self, config: LearnConfig) -> float:
         """Return what oneDNN's compiled kernels take: it keeps those of every shape that it has seen."""
-        if not self.reduced:
+        if not (self.reduced and self.cpu):
             return 0.0
         trained = len(self._at_once(config))
         # The teacher sees a part of what is trained; the shared adapter is trained on other tokens than the task's.

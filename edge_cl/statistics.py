@@ -134,7 +134,7 @@ def _fold(rows: Array, rest: float, rank: int) -> tuple[Array, float]:
     """
     give_back()  # matrices of the fold before
     gram = rows @ rows.T
-    values, vectors = np.linalg.eigh(gram)  # in single precision: memory peaks here
+    values, vectors = np.linalg.eigh(gram)  # memory peaks here
     total = float(np.trace(gram, dtype=np.float64)) + rest
     keep = np.argsort(values)[::-1][:rank]
     keep = keep[values[keep] > max(values[-1], 0.0) * LEAST]

@@ -73,6 +73,7 @@ def test_peak_by_hand(together: bool, micro_batch: int, recompute: bool, reduced
     kernels = (12.2 + 7340 * 192 / 2**20) * (trained + 0.3 * encoded) if reduced else 0
     footprint = replace(FIRST if together else LATER, reduced=reduced)
     assert footprint.peak_mb(config) == pytest.approx(LIBRARIES_MB + kernels + peak / 2**20)
+    assert replace(footprint, cpu=False).peak_mb(config) == pytest.approx(LIBRARIES_MB + peak / 2**20)
 
 
 @pytest.mark.parametrize("held", [0, 24])
