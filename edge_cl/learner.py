@@ -134,14 +134,14 @@ class Learner:
         if backbone == SHIPPED:  # an architecture of timm's under our own name: its weights tell
             backbone, weights = "", weights or BACKBONES_DIR / f"{SHIPPED}.safetensors"
         if backbone and backbone != spec["name"]:
-            faults.append(f"{self.store.path} was made with the backbone {spec['name']}, not {backbone}.")
+            faults.append(f"{self.store.given} was made with the backbone {spec['name']}, not {backbone}.")
         if image_size is not None and image_size != spec["image_size"]:
-            faults.append(f"{self.store.path} was made for {spec['image_size']} px, not {image_size} px.")
+            faults.append(f"{self.store.given} was made for {spec['image_size']} px, not {image_size} px.")
         if patch_stride is not None:
             from edge_cl.architecture import BackboneSpec, stride_of
 
             if patch_stride != (own := stride_of(BackboneSpec.from_json(spec))):
-                faults.append(f"{self.store.path} was made with patches {own} px apart, not {patch_stride} px.")
+                faults.append(f"{self.store.given} was made with patches {own} px apart, not {patch_stride} px.")
         if weights is not None:
             wanted = self.store.head.objects["backbone"].sha256
             try:
@@ -152,7 +152,7 @@ class Learner:
                 ) from error
             if found != wanted:
                 faults.append(
-                    f"{self.store.path} was made with other weights: it wants SHA-256 {wanted}, {weights} has {found}."
+                    f"{self.store.given} was made with other weights: it wants SHA-256 {wanted}, {weights} has {found}."
                 )
         if faults:
             mend = "Leave these options out (the store keeps its own backbone), or learn into a new --store."
@@ -316,7 +316,7 @@ class Learner:
                 )  # fmt: skip
                 snapshot = _snapshot(version, model, encoder) if export else None
         if export and snapshot:
-            report = _exported_after(report, snapshot, export, progress, self.store.path)
+            report = _exported_after(report, snapshot, export, progress, self.store.given)
         discard([self._left(version)])
         return report
 
@@ -369,8 +369,8 @@ class Learner:
     def _require_classes(self, model: Model) -> None:
         if not model.classes:
             raise EdgeClError(
-                f"{self.store.path} knows no class yet.",
-                mend=f"Teach some: edge-cl learn --new-classes DIR --store {quote(str(self.store.path))}",
+                f"{self.store.given} knows no class yet.",
+                mend=f"Teach some: edge-cl learn --new-classes DIR --store {quote(str(self.store.given))}",
             )
 
     def rename(self, old: str, new: str) -> Version:

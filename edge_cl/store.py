@@ -55,7 +55,7 @@ class Store:
     """
 
     def __init__(self, path: Path, *, repair: bool = False) -> None:
-        self.path = settled(path)
+        self.given, self.path = path, settled(path)  # as messages name it, and as it is found
         self._repair = repair
 
     @classmethod
@@ -232,7 +232,7 @@ class Store:
             more = f" and {len(shut) - 1} more directories" if len(shut) > 1 else ""
             raise StoreError(
                 f"{shut[0]}{more} cannot be written by this user.",
-                mend=f'sudo chown -R "$USER" {shlex.quote(str(self.path))}',
+                mend=f'sudo chown -R "$USER" {shlex.quote(str(self.given))}',
             )
 
     def prune(self, keep: int | None = None, *, dry_run: bool = False) -> Pruned:
@@ -297,29 +297,29 @@ class Store:
         """Refuse a path at which no store can be created."""
         with self._readable():
             if self.path.exists() and not self.path.is_dir():
-                raise StoreError(f"{self.path} is a file, not a directory.", mend="Name another with --store DIR.")
+                raise StoreError(f"{self.given} is a file, not a directory.", mend="Name another with --store DIR.")
             names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
         if "format.json" in names:
             raise StoreError(
-                f"{self.path} is a store already.", mend="Use it as it is, or name another with --store DIR."
+                f"{self.given} is a store already.", mend="Use it as it is, or name another with --store DIR."
             )
         unfinished = "lock" in names and {re.sub(r"^\.(.*)\.tmp$", r"\1", name) for name in names} <= _TOP_LEVEL
         if names and not unfinished:
             raise StoreError(
-                f"{self.path} holds files that are not a store's: {', '.join(sorted(names)[:3])}.",
+                f"{self.given} holds files that are not a store's: {', '.join(sorted(names)[:3])}.",
                 mend="Name an empty or a new directory with --store DIR.",
             )
 
     def _check_format(self) -> None:
-        make = f"Make one: edge-cl init --store {shlex.quote(str(self.path))} (`edge-cl learn` does it too)."
+        make = f"Make one: edge-cl init --store {shlex.quote(str(self.given))} (`edge-cl learn` does it too)."
         try:
             with self._readable():
                 if not self.path.exists():
-                    raise StoreError(f"There is no store at {self.path}.", mend=make)
+                    raise StoreError(f"There is no store at {self.given}.", mend=make)
                 if not self.path.is_dir():
-                    raise StoreError(f"{self.path} is a file, not a store.", mend="Name another with --store DIR.")
+                    raise StoreError(f"{self.given} is a file, not a store.", mend="Name another with --store DIR.")
                 if not self._format_file.exists():
-                    raise StoreError(f"{self.path} is not a store: it has no format.json.", mend=make)
+                    raise StoreError(f"{self.given} is not a store: it has no format.json.", mend=make)
                 number = json.loads(self._format_file.read_bytes())["format"]
             if type(number) is not int or number < 1:
                 raise ValueError(f"format {number!r}")
@@ -329,7 +329,7 @@ class Store:
             ) from None
         if number > FORMAT:
             raise StoreError(
-                f"{self.path} has store format {number}; this edge-cl reads formats up to {FORMAT}.",
+                f"{self.given} has store format {number}; this edge-cl reads formats up to {FORMAT}.",
                 mend="Upgrade edge-cl: pip install --upgrade edge-cl",
             )
 
@@ -409,11 +409,11 @@ class Store:
         seen: dict[ObjectRef, str] = {}
         whole = next((number for number in reversed(self._numbers()) if not self._faults(number, seen)), None)
         if whole is None:
-            return f"No version is whole: restore {self.path} from a copy."
+            return f"No version is whole: restore {self.given} from a copy."
         with suppress(ValueError):
             if whole == self._head_number():
                 return f"Version {whole}, the one in force, is whole; restore the other from a copy."
-        command = f"edge-cl rollback {whole} --store {shlex.quote(str(self.path))}"
+        command = f"edge-cl rollback {whole} --store {shlex.quote(str(self.given))}"
         return f"Go back to the newest whole version: {command}"
 
     def _damaged(self, version: Version, name: str, fault: str) -> StoreError:
@@ -430,7 +430,7 @@ class Store:
         try:
             yield
         except OSError as error:
-            raise StoreError(f"{self.path} cannot be read: {error}.", mend="Check its permissions.") from None
+            raise StoreError(f"{self.given} cannot be read: {error}.", mend="Check its permissions.") from None
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -444,7 +444,7 @@ class Store:
             prune = " (edge-cl prune deletes old versions)" if known else ""
             mend = f"Free some space{prune}" if full else "Mend the cause"
             raise StoreError(
-                f"The store {self.path} could not be written: {error}.",
+                f"The store {self.given} could not be written: {error}.",
                 mend=f"{mend} and run the same command again; the version in force is unchanged.",
             ) from error
 
@@ -458,12 +458,12 @@ class Store:
             except BlockingIOError:
                 pid, _, doing = os.pread(descriptor, 500, 0).decode(errors="replace").strip().partition(" ")
                 raise StoreError(
-                    f"Process {pid or '?'} is writing the store {self.path} ({doing or 'starting'}).",
+                    f"Process {pid or '?'} is writing the store {self.given} ({doing or 'starting'}).",
                     mend="Run the same command again when it has finished.",
                 ) from None
             except OSError as error:  # of a file system without locks
                 mend = "Put the store on a disk of this machine: --store DIR"
-                raise StoreError(f"The store {self.path} cannot be locked: {error}.", mend=mend) from None
+                raise StoreError(f"The store {self.given} cannot be locked: {error}.", mend=mend) from None
             with suppress(OSError):  # the text only informs; a full disk must not stop a clean-up
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"{os.getpid()} {what}\n".encode(errors="replace"), 0)
@@ -606,7 +606,7 @@ class Transaction:
 
     def _require_parent(self) -> Version:
         if self.parent is None:
-            raise StoreError(f"{self.store.path} has no version in force.", mend=self.store._way_on())
+            raise StoreError(f"{self.store.given} has no version in force.", mend=self.store._way_on())
         return self.parent
 
     def _put(self, name: str, ref: ObjectRef, write: Callable[[Path], object]) -> None:

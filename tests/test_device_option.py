@@ -20,7 +20,7 @@ class Recorder:
     """A learner that notes the settings it is asked to learn with, and stops."""
 
     config: LearnConfig
-    state: ClassVar = {"backbone": {"name": BACKBONE}}
+    state: ClassVar = {"backbone": {"name": BACKBONE, "image_size": IMAGE_SIZE}}
 
     def learn(self, _: Path, config: LearnConfig, **__: Any) -> None:
         Recorder.config = config

@@ -318,7 +318,7 @@ def test_many_pictures_are_learned_under_the_least_that_is_offered_and_under_mor
         learned = _learned(pictures, tmp_path / f"{limit}", "--memory", f"{limit}MB")
         assert learned["process_mb"] <= limit
         assert learned["process_mb"] - 5 < learned["peak_memory_mb"]  # after the report little is done
-        assert learned["budget"]["predicted_mb"] < 1.05 * learned["process_mb"]
+        assert learned["budget"]["predicted_mb"] < 1.08 * learned["process_mb"]
         assert not any("The process reached" in note for note in learned["notes"])
 
 
