@@ -268,11 +268,13 @@ def predict(
     from edge_cl.video import is_camera, is_video
 
     learner = Learner.open(store, device=device)
-    if pictures := [source for source in sources if not is_video(source)]:
+    videos = list(filter(is_video, sources))
+    pictures = [source for source in sources if source not in videos]
+    if videos and pictures:
         read_unlabelled(*map(Path, pictures))  # what is missing shows before a video has run
     rows: list[dict[str, Any]] = []
     skipped: list[Any] = []
-    for source in filter(is_video, sources):
+    for source in videos:
         most = 1 if frames is None and as_json and is_camera(source) else frames
         try:
             for answer in islice(learner.watch(source, every_s=every, top=top, rule=rule), most):

@@ -116,8 +116,8 @@ class Lesson:
         transaction.keep("backbone")
         give_back()
         transaction.put_bytes("plot.png", report.plot())
-        report = with_peak(report, before_mb)
-        report = replace(report, seconds={**report.seconds, "total": time.monotonic() - started})  # all but the commit
+        total = round(time.monotonic() - started, 3)  # all but the commit
+        report = with_peak(replace(report, seconds={**report.seconds, "total": total}), before_mb)
         transaction.put_bytes("report.md", report.to_markdown().encode())
         transaction.put_json("metrics.json", report.to_json())
         record = {
