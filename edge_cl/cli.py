@@ -212,7 +212,7 @@ def _dry_run(learner: Any, new_classes: Path, config: LearnConfig, update: bool,
     from edge_cl.pictures import read_folder
 
     if learner is None:
-        intake = Intake.of(read_folder(new_classes), (), update=update, hold_out=config.hold_out)
+        intake = Intake.of(read_folder(new_classes), {}, update=update, hold_out=config.hold_out)
     else:
         intake = learner.look(new_classes, config, update=update)
     value = intake.to_json()

@@ -29,8 +29,10 @@ def say(text: str) -> None:
 
 def warn_skipped(skipped: Any) -> None:
     """Name what was not used, on stderr."""
-    for item in skipped:
-        say(f"skipped {item['path']}: {item['why']}")
+    from edge_cl.intake import skipped_lines
+
+    for line in skipped_lines(skipped):
+        say(f"skipped {line}")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:

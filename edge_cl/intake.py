@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_cl.errors import FolderError
 from edge_cl.pictures import Picture, PictureFolder, Skipped, path_text, split_hold_out
+
+LEARNED_BEFORE = "learned before"
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Intake:
     """The pictures of one learn.
 
     Attributes:
-        folder: as read.
+        folder: as read, without pictures that were learned before.
         new: names of the classes to be taught, sorted.
         known: names of classes already known whose statistics get more pictures, sorted.
         train: pictures to learn from.
@@ -31,23 +33,36 @@ class Intake:
     negatives: PictureFolder | None = None
 
     @classmethod
-    def of(cls, folder: PictureFolder, known: Collection[str], *, update: bool, hold_out: float) -> Intake:
-        """Hold a folder against the known classes.
+    def of(
+        cls, folder: PictureFolder, known: Mapping[str, Collection[str]], *, update: bool, hold_out: float
+    ) -> Intake:
+        """Hold a folder against the known classes; pictures that one was learned from are passed over.
+
+        Args:
+            folder: as read.
+            known: SHA-256 of the pictures behind each known class, by its name.
+            update: whether known classes may get more pictures.
+            hold_out: share of the pictures to hold out.
 
         Raises:
             FolderError: a class is known already and `update` was not asked for; all such classes at once.
         """
-        names = list(folder.classes)
-        old = tuple(name for name in names if name in known)
+        old = tuple(name for name in folder.classes if name in known)
         if old and not update:
             listed = ", ".join(repr(name) for name in old)
             raise FolderError(
                 f"{path_text(folder.root)} holds {'a class' if len(old) == 1 else 'classes'} already known: {listed}.",
                 mend="Add --update to let their new pictures join what is known, or take their folders away.",
             )
+        folder = _without_learned(folder, known)
         train, held = split_hold_out(folder.pictures, fraction=hold_out)
-        new = tuple(name for name in names if name not in known)
+        new, old = (tuple(n for n in folder.classes if (n in known) == asked) for asked in (False, True))
         return cls(folder, new, old, tuple(train), tuple(held))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to learn from."""
+        return not self.folder.pictures and self.negatives is None
 
     def of_classes(self, names: Collection[str]) -> tuple[list[Picture], list[Picture]]:
         """Return the training and hold-out pictures of some classes."""
@@ -68,6 +83,19 @@ class Intake:
         return {"classes": classes, "images": len(self.folder.pictures), "skipped": skipped_json(self.folder.skipped)}
 
 
+def _without_learned(folder: PictureFolder, known: Mapping[str, Collection[str]]) -> PictureFolder:
+    again = {p.path for p in folder.pictures if p.sha256 in known.get(p.label, ())}
+    skipped = sorted([*folder.skipped, *(Skipped(path, LEARNED_BEFORE) for path in again)], key=lambda s: str(s.path))
+    return replace(folder, pictures=tuple(p for p in folder.pictures if p.path not in again), skipped=tuple(skipped))
+
+
 def skipped_json(skipped: Iterable[Skipped]) -> list[Mapping[str, str]]:
     """Return skipped files and reasons as plain JSON values."""
     return [{"path": path_text(s.path), "why": s.why} for s in skipped]
+
+
+def skipped_lines(skipped: Sequence[Mapping[str, str]], around: str = "") -> list[str]:
+    """Return a line a skipped file, its path between `around`; one for all pictures that were learned before."""
+    lines = [f"{around}{s['path']}{around}: {s['why']}" for s in skipped if s["why"] != LEARNED_BEFORE]
+    again = sum(s["why"] == LEARNED_BEFORE for s in skipped)
+    return lines + ([f"{again} {'picture' if again == 1 else 'pictures'}: {LEARNED_BEFORE}"] if again else [])

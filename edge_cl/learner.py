@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -235,8 +235,7 @@ class Learner:
         from edge_cl.intake import Intake
         from edge_cl.pictures import read_folder
 
-        known = [c["name"] for c in self.state["classes"]]
-        folder = read_folder(Path(new_classes))
+        folder, known = read_folder(Path(new_classes)), self._learned_from(self.store.head)
         return Intake.of(folder, known, update=update, hold_out=(config or LearnConfig()).hold_out)
 
     def learn(
@@ -257,7 +256,8 @@ class Learner:
             new_classes: the folder.
             config: settings.
             task: name of the task.
-            update: let new pictures of known classes join their statistics.
+            update: let new pictures of known classes join their statistics. Pictures that their class was learned from
+                are passed over; where none is left, no version is made.
             negatives: folder of pictures, at any depth, of nothing that is or will be known: the unknown test is
                 tightened by them, and by those of earlier learns.
             export: a bundle to make, or to bring up to date, once the new version is in force. Where its graphs are
@@ -277,6 +277,7 @@ class Learner:
         from edge_cl.compiled import with_compiled
         from edge_cl.learning import Stopwatch
         from edge_cl.lesson import Lesson
+        from edge_cl.outcome import nothing_new
         from edge_cl.plan import keeps_encoder
         from edge_cl.report import LearnReport
 
@@ -304,21 +305,32 @@ class Learner:
                 report = replace(report, notes=[*report.notes, again])
                 version, snapshot = parent, self.snapshot() if export else None
             else:
-                intake = lesson.intake([c["name"] for c in self.state["classes"]], update=update)
+                intake = lesson.intake(self._learned_from(parent), update=update)
                 old, encoder = self.load(parent)
-                # Graphs hold weights of their own: not for a learn whose memory is limited.
-                limited = config.memory_mb is not None
-                if export and old.classes and not limited and keeps_encoder(replace(old, config=config), intake):
-                    encoder = with_compiled(encoder, self.snapshot(), Path(export))
-                version, model, report = lesson.learn(
-                    transaction, intake, old, encoder,
-                    work=self.store.work, progress=progress, stopwatch=stopwatch, started=start,
-                )  # fmt: skip
+                if intake.is_empty:
+                    version, model, report = parent, old, nothing_new(old, config, intake, parent.number, start)
+                else:
+                    # Graphs hold weights of their own: not for a learn whose memory is limited.
+                    limited = config.memory_mb is not None
+                    if export and old.classes and not limited and keeps_encoder(replace(old, config=config), intake):
+                        encoder = with_compiled(encoder, self.snapshot(), Path(export))
+                    version, model, report = lesson.learn(
+                        transaction, intake, old, encoder,
+                        work=self.store.work, progress=progress, stopwatch=stopwatch, started=start,
+                    )  # fmt: skip
                 snapshot = _snapshot(version, model, encoder) if export else None
         if export and snapshot:
             report = _exported_after(report, snapshot, export, progress, self.store.given)
-        discard([self._left(version)])
+        if "checkpoint" in version.record:
+            discard([self._left(version)])
         return report
+
+    def _learned_from(self, version: Version) -> Mapping[str, Collection[str]]:
+        """Return the SHA-256 of the pictures behind each known class, by its name, without loading a model."""
+        from edge_cl.fingerprints import read_fingerprints
+
+        hashes, state = read_fingerprints(self.store, version), cast("Any", self.store.read_json(version, "state"))
+        return {c["name"]: hashes.get(c["id"], frozenset()) for c in state["classes"]}
 
     def _left(self, version: Version) -> Path:
         """Return the directory that a learn's checkpoint had, which stays until all is done that was asked for."""

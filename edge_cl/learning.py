@@ -27,6 +27,7 @@ from edge_cl.decoded import Source
 from edge_cl.drift import DriftMap
 from edge_cl.encoding import Encoded, Progress, ViewEncoder
 from edge_cl.features import Encoder
+from edge_cl.fingerprints import with_fingerprints
 from edge_cl.head import WEIGHT_BITS, Branch, Discriminant, precision_of
 from edge_cl.heap import give_back
 from edge_cl.intake import Intake
@@ -135,6 +136,8 @@ def learn(
         if train.pictures or held.pictures:
             model, trained = _with_pictures(model, encoder, t, train, held, job if t == task else None, steps)
             epochs = trained or epochs
+    hashes = with_fingerprints(model.fingerprints, model.ids, intake.folder.pictures)
+    model = replace(model, fingerprints=hashes)
     with stopwatch.stage("head"):
         if intake.negatives:
             model = _with_negatives(model, encoder, intake.negatives.pictures, steps)

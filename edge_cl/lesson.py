@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Lesson:
         """Return whether a version is what this very lesson made of the one before."""
         return version.record.get("job") == self.digest(version.parent)
 
-    def intake(self, known: Collection[str], *, update: bool) -> Intake:
+    def intake(self, known: Mapping[str, Collection[str]], *, update: bool) -> Intake:
         """Hold the pictures against the known classes; see `Intake.of`."""
         intake = Intake.of(self.folder, known, update=update, hold_out=self.config.hold_out)
         return replace(intake, negatives=self.negatives)

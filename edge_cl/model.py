@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from edge_cl.architecture import BackboneSpec
 from edge_cl.config import LearnConfig
+from edge_cl.fingerprints import Fingerprints, put_fingerprints, read_fingerprints
 from edge_cl.head import EXIT_BITS, UNKNOWN_RANK, WEIGHT_BITS, Branch, Exit, Head
 from edge_cl.lora import Adapter
 from edge_cl.preprocess import Preprocess
@@ -104,6 +105,7 @@ class Model:
         negatives: features of pictures of nothing known, in the base branch, (M, F), half precision; M may be 0.
         closer: whether pictures are answered on the closer square (`Preprocess.closer`) instead of the one learned on.
         closer_probes, closer_negatives: of the same pictures, on that square; none of those of earlier releases.
+        fingerprints: of the pictures that were learned.
         history: hold-out accuracy by task after each learn, {task: accuracy}.
         next_class: the id the next new class gets.
         temperature, threshold: see `Head`.
@@ -128,6 +130,7 @@ class Model:
     closer: bool = False
     closer_probes: Mapping[int, Probes] = field(default_factory=dict)
     closer_negatives: npt.NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
+    fingerprints: Fingerprints = field(default_factory=dict)
     history: tuple[Mapping[int, float], ...] = ()
     next_class: int = 0
     temperature: float = 1.0
@@ -200,7 +203,7 @@ class Model:
         return exact.rounded(bits) if self.rounded else exact
 
     def without(self, names: set[str]) -> Model:
-        """Return the model with some classes forgotten: their means, probes and branch rows are gone.
+        """Return the model with some classes forgotten: their means, probes, branch rows and fingerprints are gone.
 
         The pooled covariance, shared by all classes, keeps its value: no class can be read from it. A task whose
         last class goes loses its adapter too.
@@ -229,6 +232,7 @@ class Model:
             spreads=spreads,
             probes=kept[0],
             closer_probes=kept[1],
+            fingerprints={c: hashes for c, hashes in self.fingerprints.items() if c not in gone},
             statistics=self.statistics.without(rows),
         )
 
@@ -273,6 +277,7 @@ class Model:
         for name, negatives in (("negatives", self.negatives), ("closer-negatives", self.closer_negatives)):
             if len(negatives):
                 transaction.put_tensors(name, {"features": negatives})
+        put_fingerprints(transaction, self.fingerprints, self.classes)
         transaction.put_json("state", self.state())
 
     def state(self) -> dict[str, Any]:
@@ -326,6 +331,7 @@ class Model:
             closer=state.get("closer", False),
             closer_probes={t: _probes(p) for t in tasks if (p := read(t, "closer-probes"))},
             closer_negatives=_negatives(store, version, "closer-negatives"),
+            fingerprints=read_fingerprints(store, version),
             history=tuple({int(t): a for t, a in row.items()} for row in state["history"]),
             next_class=state["next_class"],
             base_classes=state["base_classes"],

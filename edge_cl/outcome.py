@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,8 +13,9 @@ from edge_cl.config import LearnConfig
 from edge_cl.errors import EdgeClError
 from edge_cl.intake import Intake, skipped_json
 from edge_cl.learning import Learned
-from edge_cl.memory import cuda_peak_mb, peak_mb
+from edge_cl.memory import cuda_peak_mb, idle_mb, peak_mb
 from edge_cl.model import Model
+from edge_cl.plan import Plan
 from edge_cl.report import LearnReport
 
 MOST_ALIKE = 5  # pairs of look-alikes that are named
@@ -71,6 +73,19 @@ def measure_outcome(
         },
     )
     return new, report
+
+
+def nothing_new(model: Model, asked: LearnConfig, intake: Intake, version: int, started: float) -> LearnReport:
+    """Return the report of a learn whose pictures had all been learned before: the version in force, measured again."""
+    plan = Plan(asked, None, idle_mb(), idle_mb())
+    _, report = measure_outcome(model, Learned(model, None, 0, plan, "torch"), asked, intake, {})
+    return replace(
+        report,
+        version=version,
+        accuracy_matrix=report.accuracy_matrix[:-1],
+        seconds={**report.seconds, "total": round(time.monotonic() - started, 3)},
+        notes=["Every picture was learned before: nothing was changed."],
+    )
 
 
 def with_peak(report: LearnReport, before_mb: float) -> LearnReport:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from edge_cl.intake import skipped_lines
+
 POINTS = 100  # accuracies are fractions; people read points
 
 
@@ -111,7 +113,7 @@ class LearnReport:
         if self.notes:
             lines += ["", "## Notes", "", *(f"- {note}" for note in self.notes)]
         if self.skipped:
-            lines += ["", "## Skipped files", "", *(f"- `{s['path']}`: {s['why']}" for s in self.skipped)]
+            lines += ["", "## Skipped files", "", *(f"- {line}" for line in skipped_lines(self.skipped, "`"))]
         return "\n".join(lines) + "\n"
 
     def _trust(self) -> list[str]:

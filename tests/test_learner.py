@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small import BACKBONE, CONFIG, LOOKS, copied, hashes, ids, picture, write_looks
-from two_tasks import EVERY, FIRST, SECOND, TASKS, THIRD, model, predictions, work
+from two_tasks import EVERY, FIRST, SECOND, TASKS, THIRD, means, model, predictions, work
 
 from edge_cl import LearnConfig, Learner
 from edge_cl.adaptation import SCHEDULES, Adapted, Job
@@ -132,10 +132,6 @@ def test_adapters_after_tasks_too_small_for_them(
     # As published, "distil" lets old features drift; on random weights that costs old classes nearly everything.
     known = THIRD if shared_update == "distil" else {"9-first": 0, **SECOND, **THIRD}
     assert learner.evaluate(write_looks(tmp_path / "new", known, 4, first=100))["accuracy"] >= 0.8
-
-
-def means(learner: Learner, version: Version) -> np.ndarray:
-    return model(learner, version).statistics.means
 
 
 def assert_follows(learner: Learner, before: Version, after: Version, folder: Path) -> None:
@@ -515,67 +511,6 @@ def test_learn_after_rollback(learner: Learner, tmp_path: Path, fresh: Path) -> 
     with pytest.raises(StoreError, match="Version 9 does not exist"):
         learner.rollback(9)
     assert learner.store.head.number == 0
-
-
-# -- more pictures of known classes -------------------------------------
-
-
-@pytest.mark.parametrize("method", ["prototype", "cl-lora"])
-def test_update_moves_means_as_if_pictures_had_come_at_once(blank: Learner, tmp_path: Path, method: Any) -> None:
-    """Means and counts are those of all pictures; the features of adapted tasks stay where their adapters put them."""
-    config = replace(CONFIG, method=method, views=0, reduced_precision=False)
-    learner = copied(blank, tmp_path / "store")
-    learner.learn(write_looks(tmp_path / "first", FIRST, 5), config)
-    learner.learn(write_looks(tmp_path / "second", SECOND, 5), config)
-    before = learner.store.head
-    report = learner.learn(write_looks(tmp_path / "more", FIRST, 7, first=20), config, update=True)
-    assert (report.task, report.classes, report.updated_classes) == (None, [], sorted(FIRST))
-    assert report.images == 14
-    head = learner.store.head
-    assert set(head.objects) == set(before.objects)
-    adapters = [name for name in head.objects if name in ("shared", "base") or name.endswith("adapter")]
-    assert bool(adapters) == (method == "cl-lora")
-    assert all(head.objects[name] == before.objects[name] for name in adapters)
-    updated = model(learner)
-    assert updated.task_names == {0: "task-1", 1: "task-2"}
-
-    at_once = write_looks(write_looks(tmp_path / "at once", FIRST, 5), FIRST, 7, first=20)
-    _, encoder = learner.load()
-    for row, name in enumerate(sorted(FIRST)):
-        pictures = [p for p in read_folder(at_once).pictures if p.label == name]
-        pixels = decode(pictures, encoder.preprocess, copies=False).pixels
-        features = np.concatenate([e.features for e in encoder.batches(pixels)])
-        np.testing.assert_allclose(updated.statistics.means[row], features.mean(0), atol=2e-6)
-    assert updated.statistics.counts.tolist() == [12, 12, 5, 5]
-    np.testing.assert_array_equal(updated.statistics.means[2:], means(learner, before)[2:])
-    if method == "prototype":
-        other = copied(blank, tmp_path / "other")
-        other.learn(at_once, config)
-        np.testing.assert_allclose(updated.statistics.means[:2], means(other, other.store.head), atol=2e-6)
-
-
-def test_update_counts_the_pictures_learned_from(learner: Learner, tmp_path: Path) -> None:
-    learner.learn(write_looks(tmp_path / "more", FIRST, 3, first=20), CONFIG, update=True)
-    assert {c["name"]: c["pictures"] for c in learner.classes()} == dict.fromkeys(FIRST, 11) | dict.fromkeys(SECOND, 8)
-
-
-def test_update_with_new_classes_too(learner: Learner, tmp_path: Path, fresh: Path) -> None:
-    folder = write_looks(write_looks(tmp_path / "mixed", FIRST, 3, first=20), THIRD)
-    report = learner.learn(folder, CONFIG, update=True)
-    assert (report.task, report.classes, report.updated_classes) == ("task-3", sorted(THIRD), sorted(FIRST))
-    assert model(learner).statistics.counts.tolist() == [11, 11, 8, 8, 8, 8]
-    assert learner.evaluate(fresh / "two")["accuracy"] >= 0.9
-
-
-@pytest.mark.parametrize("names", [["9-first"], ["9-first", "z-second"]], ids=["one", "two"])
-def test_known_class_without_update_is_refused(learner: Learner, tmp_path: Path, names: list[str]) -> None:
-    folder = write_looks(tmp_path / "mixed", {**{name: FIRST[name] for name in names}, "new": 10}, 3)
-    before = learner.store.head
-    with pytest.raises(FolderError, match=f"already known: {', '.join(map(repr, names))}") as caught:
-        learner.learn(folder, CONFIG)
-    assert "--update" in caught.value.mend
-    assert learner.store.head == before
-    assert work(learner) == []
 
 
 # -- what stops a learn before it starts --------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edge_cl import Learner
 from edge_cl.model import Model
 from edge_cl.version import Version
@@ -25,3 +27,7 @@ def model(learner: Learner, version: Version | None = None) -> Model:
 
 def work(learner: Learner) -> list[Path]:
     return list(learner.store.work.rglob("*"))
+
+
+def means(learner: Learner, version: Version) -> np.ndarray:
+    return model(learner, version).statistics.means

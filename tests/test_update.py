@@ -1,0 +1,183 @@
+"""More pictures of known classes: they join what is known, each once; a class that is known is refused otherwise."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small import CONFIG, copied, edge_cl, hashes, write_looks
+from two_tasks import FIRST, SECOND, THIRD, means, model, work
+
+from edge_cl import Learner
+from edge_cl.decoded import decode
+from edge_cl.errors import FolderError
+from edge_cl.export.bundle import read_manifest
+from edge_cl.pictures import read_folder
+
+
+@pytest.mark.parametrize("method", ["prototype", "cl-lora"])
+def test_update_moves_means_as_if_pictures_had_come_at_once(blank: Learner, tmp_path: Path, method: Any) -> None:
+    """Means and counts are those of all pictures; the features of adapted tasks stay where their adapters put them."""
+    config = replace(CONFIG, method=method, views=0, reduced_precision=False)
+    learner = copied(blank, tmp_path / "store")
+    learner.learn(write_looks(tmp_path / "first", FIRST, 5), config)
+    learner.learn(write_looks(tmp_path / "second", SECOND, 5), config)
+    before = learner.store.head
+    report = learner.learn(write_looks(tmp_path / "more", FIRST, 7, first=20), config, update=True)
+    assert (report.task, report.classes, report.updated_classes) == (None, [], sorted(FIRST))
+    assert report.images == 14
+    head = learner.store.head
+    assert set(head.objects) == set(before.objects)
+    adapters = [name for name in head.objects if name in ("shared", "base") or name.endswith("adapter")]
+    assert bool(adapters) == (method == "cl-lora")
+    assert all(head.objects[name] == before.objects[name] for name in adapters)
+    updated = model(learner)
+    assert updated.task_names == {0: "task-1", 1: "task-2"}
+
+    at_once = write_looks(write_looks(tmp_path / "at once", FIRST, 5), FIRST, 7, first=20)
+    _, encoder = learner.load()
+    for row, name in enumerate(sorted(FIRST)):
+        pictures = [p for p in read_folder(at_once).pictures if p.label == name]
+        pixels = decode(pictures, encoder.preprocess, copies=False).pixels
+        features = np.concatenate([e.features for e in encoder.batches(pixels)])
+        np.testing.assert_allclose(updated.statistics.means[row], features.mean(0), atol=2e-6)
+    assert updated.statistics.counts.tolist() == [12, 12, 5, 5]
+    np.testing.assert_array_equal(updated.statistics.means[2:], means(learner, before)[2:])
+    if method == "prototype":
+        other = copied(blank, tmp_path / "other")
+        other.learn(at_once, config)
+        np.testing.assert_allclose(updated.statistics.means[:2], means(other, other.store.head), atol=2e-6)
+
+
+def test_update_counts_the_pictures_learned_from(learner: Learner, tmp_path: Path) -> None:
+    learner.learn(write_looks(tmp_path / "more", FIRST, 3, first=20), CONFIG, update=True)
+    assert {c["name"]: c["pictures"] for c in learner.classes()} == dict.fromkeys(FIRST, 11) | dict.fromkeys(SECOND, 8)
+
+
+def test_update_with_new_classes_too(learner: Learner, tmp_path: Path, fresh: Path) -> None:
+    folder = write_looks(write_looks(tmp_path / "mixed", FIRST, 3, first=20), THIRD)
+    report = learner.learn(folder, CONFIG, update=True)
+    assert (report.task, report.classes, report.updated_classes) == ("task-3", sorted(THIRD), sorted(FIRST))
+    assert model(learner).statistics.counts.tolist() == [11, 11, 8, 8, 8, 8]
+    assert learner.evaluate(fresh / "two")["accuracy"] >= 0.9
+
+
+@pytest.mark.parametrize("names", [["9-first"], ["9-first", "z-second"]], ids=["one", "two"])
+def test_known_class_without_update_is_refused(learner: Learner, tmp_path: Path, names: list[str]) -> None:
+    folder = write_looks(tmp_path / "mixed", {**{name: FIRST[name] for name in names}, "new": 10}, 3)
+    before = learner.store.head
+    with pytest.raises(FolderError, match=f"already known: {', '.join(map(repr, names))}") as caught:
+        learner.learn(folder, CONFIG)
+    assert "--update" in caught.value.mend
+    assert learner.store.head == before
+    assert work(learner) == []
+
+
+# -- pictures that were learned before ----------------------------------
+
+
+@pytest.fixture
+def grown(tmp_path: Path) -> Path:
+    """The folder of the first task, to which one class's pictures were added."""
+    return write_looks(write_looks(tmp_path / "grown", FIRST), {"z-second": FIRST["z-second"]}, 3, first=20)
+
+
+def test_a_folder_that_grew_counts_each_picture_once(taught: Learner, tmp_path: Path, grown: Path) -> None:
+    """It leaves the very bits that the new pictures alone leave."""
+    learner, other = copied(taught, tmp_path / "store"), copied(taught, tmp_path / "other")
+    report = learner.learn(grown, CONFIG, update=True)
+    assert (report.images, report.classes, report.updated_classes) == (3, [], ["z-second"])
+    assert {s["path"] for s in report.skipped if s["why"] == "learned before"} == {
+        str(path) for path in grown.glob("*/00?.png")
+    }
+    assert {c["name"]: c["pictures"] for c in learner.classes()} == {"9-first": 8, "z-second": 11} | dict.fromkeys(
+        SECOND, 8
+    )
+    other.learn(write_looks(tmp_path / "alone", {"z-second": FIRST["z-second"]}, 3, first=20), CONFIG, update=True)
+    assert hashes(learner.store.head) == hashes(other.store.head)
+
+
+@pytest.mark.parametrize("before", ["learn", "rename", "forget"])
+def test_where_nothing_is_new_nothing_changes(taught: Learner, tmp_path: Path, grown: Path, before: str) -> None:
+    learner, bundle = copied(taught, tmp_path / "store"), tmp_path / "bundle"
+    learner.learn(grown, CONFIG, update=True)
+    if before == "rename":
+        learner.rename("9-first", "9-other")
+        (grown / "9-first").rename(grown / "9-other")
+    if before == "forget":
+        learner.forget(sorted(SECOND))
+    head = learner.store.head
+    report = learner.learn(grown, replace(CONFIG, seed=5), update=True, export=bundle)
+    assert learner.store.head == head and work(learner) == []
+    assert (report.version, report.images, report.updated_classes) == (head.number, 0, [])
+    assert report.notes[-1:] == ["Every picture was learned before: nothing was changed."]
+    assert report.known_classes == [c["name"] for c in learner.classes()]
+    assert report.old_class_accuracy["before"] == report.old_class_accuracy["after"] is not None
+    assert len(report.skipped) == 19
+    assert read_manifest(bundle).version == head.number
+
+
+def test_negatives_are_learned_where_no_other_picture_is_new(taught: Learner, tmp_path: Path, grown: Path) -> None:
+    learner, nothing = copied(taught, tmp_path / "store"), write_looks(tmp_path / "nothing", THIRD)
+    learner.learn(grown, CONFIG, update=True)
+    head = learner.store.head
+    report = learner.learn(grown, CONFIG, update=True, negatives=nothing)
+    assert (report.version, report.images) == (head.number + 1, 0)
+    assert len(model(learner).negatives) == 16
+    np.testing.assert_array_equal(means(learner, learner.store.head), means(learner, head))
+
+
+def test_a_class_that_was_forgotten_is_learned_again(taught: Learner, tmp_path: Path, grown: Path) -> None:
+    learner = copied(taught, tmp_path / "store")
+    learner.forget(["z-second"])
+    kept = learner.store.read_json(learner.store.head, "task/0000/fingerprints.json")
+    assert kept == {"0": sorted(p.sha256 for p in read_folder(grown).classes["9-first"])}
+    report = learner.learn(grown, CONFIG, update=True)
+    assert (report.classes, report.updated_classes, report.images) == (["z-second"], [], 11)
+
+
+def test_what_a_rollback_undid_is_learned_again(taught: Learner, tmp_path: Path, grown: Path) -> None:
+    learner = copied(taught, tmp_path / "store")
+    for version in (3, 4):
+        assert learner.learn(grown, CONFIG, update=True).version == version
+        assert learner.rollback().number == 2
+
+
+def test_a_picture_of_another_class_is_learned(taught: Learner, tmp_path: Path) -> None:
+    """Which of the two labels is right, nobody can tell; the later was given by someone who may know."""
+    learner, folder = copied(taught, tmp_path / "store"), write_looks(tmp_path / "third", {"new": FIRST["9-first"]})
+    assert learner.learn(folder, CONFIG).images == 8
+
+
+def test_pictures_that_an_earlier_release_learned_count_again(taught: Learner, tmp_path: Path, grown: Path) -> None:
+    learner = copied(taught, tmp_path / "store")
+    with learner.store.write("test") as transaction:
+        kept = [name for name in transaction.parent.objects if "fingerprints" not in name]  # type: ignore[union-attr]
+        for name in kept:
+            transaction.keep(name)
+        transaction.commit(kind="learn", record={})
+    assert learner.learn(grown, CONFIG, update=True).images == 19
+    assert learner.learn(grown, replace(CONFIG, seed=5), update=True).images == 0
+    shutil.rmtree(grown / "z-second")
+    assert learner.learn(write_looks(grown, SECOND), CONFIG, update=True).images == 16
+
+
+def test_a_dry_run_tells_what_is_new(taught: Learner, tmp_path: Path, grown: Path) -> None:
+    store = copied(taught, tmp_path / "store").store.path
+    value = edge_cl("learn", "--new-classes", grown, "--update", "--dry-run", "--json", "--store", store).json
+    assert value["classes"] == [{"name": "z-second", "state": "known", "pictures": 3, "hold_out": 0}]
+    assert (value["images"], len(value["skipped"])) == (3, 16)
+
+
+def test_pictures_learned_before_take_one_line(taught: Learner, tmp_path: Path, grown: Path) -> None:
+    learner = copied(taught, tmp_path / "store")
+    (grown / "9-first" / "a_b_.jpg").write_bytes(b"x")
+    run = edge_cl("learn", "--new-classes", grown, "--update", "--store", learner.store.path)
+    lines = [f"{grown / '9-first' / 'a_b_.jpg'}: not a picture", "16 pictures: learned before"]
+    assert [line.removeprefix("skipped ") for line in run.err.splitlines() if line.startswith("skipped ")] == lines
+    page = learner.store.read_bytes(learner.store.head, "report.md").decode()
+    assert f"- `{grown}/9-first/a_b_.jpg`: not a picture\n- {lines[1]}\n" in page
