@@ -11,7 +11,8 @@ from edge_cl.version import Version
 if TYPE_CHECKING:
     from edge_cl.model import KnownClass
     from edge_cl.pictures import Picture
-    from edge_cl.store import Store, Transaction
+    from edge_cl.store import Store
+    from edge_cl.transaction import Transaction
 
 OBJECT = "fingerprints.json"  # of every task
 Fingerprints: TypeAlias = Mapping[int, frozenset[str]]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edge_cl.config import BACKBONES_DIR, KEPT_VERSIONS, MOST_SEED, SHIPPED, LearnConfig
 from edge_cl.errors import BackboneError, EdgeClError, StoreError, UsageError, did_you_mean
-from edge_cl.store import Pruned, Store
+from edge_cl.pruning import Pruned
+from edge_cl.store import Store
 from edge_cl.version import JsonObject, Version, hash_file
 
 if TYPE_CHECKING:

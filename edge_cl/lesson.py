@@ -23,8 +23,9 @@ from edge_cl.model import Model
 from edge_cl.outcome import measure_outcome, require_little_forgetting, with_peak
 from edge_cl.pictures import PictureFolder, read_folder, read_unlabelled
 from edge_cl.report import LearnReport
-from edge_cl.store import Transaction, edge_cl_version
+from edge_cl.store import edge_cl_version
 from edge_cl.tokens import TokenCache
+from edge_cl.transaction import Transaction
 from edge_cl.version import Version, canonical_json
 
 

@@ -17,7 +17,8 @@ from edge_cl.lora import Adapter
 from edge_cl.preprocess import Preprocess
 from edge_cl.spread import Spread
 from edge_cl.statistics import Array, Indices, Statistics
-from edge_cl.store import Store, Transaction
+from edge_cl.store import Store
+from edge_cl.transaction import Transaction
 from edge_cl.version import Version
 
 

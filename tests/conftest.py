@@ -90,3 +90,9 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_looks(root / "every", EVERY, 4, first=100)
     write_looks(root / "two", FIRST | SECOND, 4, first=100)
     return root
+
+
+@pytest.fixture
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the disk: `stores.PowerCut` plays what a missing fsync costs, and a kill does not need a real one."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

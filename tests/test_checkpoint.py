@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_store import CRASHES, cut_power, flip, no_fsync  # noqa: F401 (an autouse fixture)
+from stores import CRASHES, cut_power, flip
 
 from edge_cl.checkpoint import Checkpoint, discard, size_of, unfinished
 from edge_cl.errors import StoreError
 from edge_cl.version import JsonObject
+
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 KEY: JsonObject = {"epochs": 3, "pictures": ["ab", "cd"]}
 TENSORS = {
