@@ -1,0 +1,231 @@
+"""The verbs that teach: `init` and `learn`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edge_cl.cli_options import (
+    DEFAULT_STORE,
+    DEFAULTS,
+    BackboneOption,
+    DeviceOption,
+    JsonOption,
+    SizeOption,
+    StoreOption,
+    StrideOption,
+    WeightsOption,
+    duration,
+    megabytes,
+)
+from edge_cl.config import SHIPPED, LearnConfig, Method, Schedule, SharedUpdate
+from edge_cl.console import Progress, answers, emit, say, table, warn_skipped
+
+if TYPE_CHECKING:
+    from edge_cl.store import Store
+
+
+def init(
+    store: StoreOption = DEFAULT_STORE,
+    backbone: BackboneOption = "",
+    weights: WeightsOption = None,
+    image_size: SizeOption = None,
+    patch_stride: StrideOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Make a store around a frozen backbone."""
+    if backbone == "list":
+        return _list_backbones(as_json)
+    from edge_cl.learner import Learner
+
+    _board(device)
+    learner = Learner.init(
+        store, backbone=backbone, weights=weights, image_size=image_size, patch_stride=patch_stride, device=device
+    )
+    head = learner.store.head
+    value = {"store": str(store), "version": head.number, "backbone": learner.state["backbone"]}
+    emit(as_json, value, lambda: _say_made(store, backbone, weights, learner.state["backbone"]))
+
+
+def _say_made(store: Path, backbone: str, weights: Path | None, spec: dict[str, Any]) -> None:
+    name = backbone or (spec["name"] if weights else SHIPPED)
+    apart = f", its patches {spec['patch_stride']} px apart (--patch-stride)" if "patch_stride" in spec else ""
+    say(f"Made {store} around {name} at {spec['image_size']} px{apart}.")
+
+
+def _board(device: str) -> Any:
+    """Return the profile that --device means, named on stderr, or None."""
+    from edge_cl.devices import profile_for
+
+    profile = profile_for(device)
+    if profile is not None:
+        say(f"{profile.name}: {profile.advice}")
+    return profile
+
+
+def _list_backbones(as_json: bool) -> None:
+    from edge_cl.catalogue import choices
+
+    def show() -> None:
+        rows = [
+            (f"{c.name}\n  {c.note}", f"{c.picture_px}", f"{c.parameters_m:.1f}", f"{c.cpu_ms:.0f}", c.licence)
+            for c in choices()
+        ]
+        answers.print(table(("backbone", "px", "M param.", "CPU ms", "licence"), rows))
+        say("Any other plain timm ViT works too. Without a network: --backbone NAME --weights FILE.safetensors.")
+
+    emit(as_json, {"backbones": [vars(c) for c in choices()]}, show)
+
+
+def learn(
+    new_classes: Annotated[
+        Path, typer.Option("--new-classes", metavar="DIR", help="One sub-folder of pictures a class.")
+    ],
+    store: StoreOption = DEFAULT_STORE,
+    task: Annotated[str | None, typer.Option("--task", help="Name of the task.")] = None,
+    method: Annotated[Method, typer.Option("--method", help="prototype: statistics alone.")] = DEFAULTS.method,
+    epochs: Annotated[int, typer.Option("--epochs", min=1)] = DEFAULTS.epochs,
+    seed: Annotated[int, typer.Option("--seed")] = DEFAULTS.seed,
+    schedule: Annotated[
+        Schedule, typer.Option("--schedule", help="joint: the published schedule, for comparison.")
+    ] = DEFAULTS.schedule,
+    shared_update: Annotated[
+        SharedUpdate, typer.Option("--shared-update", help="What later tasks do to the shared adapter.")
+    ] = DEFAULTS.shared_update,
+    max_forgetting: Annotated[
+        float | None,
+        typer.Option("--max-forgetting", metavar="POINTS", help="Most that old classes may lose."),
+    ] = None,
+    time_budget: Annotated[
+        float | None,
+        typer.Option("--time", metavar="TIME", parser=duration, help="Most it may take: 30s, 5min, 1h."),
+    ] = None,
+    memory_budget: Annotated[
+        float | None,
+        typer.Option("--memory", metavar="SIZE", parser=megabytes, help="Most that the process may take: 800MB, 2GB."),
+    ] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option("--micro-batch", min=1, help="Most pictures that training takes at once; fewer need less memory."),
+    ] = None,
+    negatives: Annotated[
+        Path | None,
+        typer.Option("--negatives", metavar="DIR", help="Pictures of nothing known; they tighten the unknown test."),
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="OUT", help="Bundle to make, or to bring up to date, at the end.")
+    ] = None,
+    update: Annotated[bool, typer.Option("--update", help="New pictures of known classes join.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table of classes; learn nothing.")] = False,
+    backbone: BackboneOption = "",
+    weights: WeightsOption = None,
+    image_size: SizeOption = None,
+    patch_stride: StrideOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Learn the classes of a folder as one task, and put the result in force."""
+    started = time.monotonic()  # before the imports that take seconds
+    if backbone == "list":
+        return _list_backbones(as_json)
+    from edge_cl.export.bundle import UnexportedError
+    from edge_cl.learner import Learner
+    from edge_cl.pictures import read_folder, read_unlabelled
+    from edge_cl.store import Store
+
+    profile = _board(device)
+    base = profile.settings(DEFAULTS) if profile else DEFAULTS
+    config = replace(
+        base,
+        method=method,
+        epochs=epochs,
+        seed=seed,
+        schedule=schedule,
+        shared_update=shared_update,
+        max_forgetting=max_forgetting,
+        time_s=time_budget,
+        memory_mb=memory_budget or base.memory_mb,
+        micro_batch=micro_batch or base.micro_batch,
+    )
+    if Store.exists(store):
+        learner = Learner.open(store, device=device)
+        learner.require_backbone(backbone, weights, image_size, patch_stride)
+    else:
+        read_folder(new_classes)
+        if negatives is not None:
+            read_unlabelled(negatives)
+        if dry_run:
+            learner = None
+        else:
+            say(f"There is no store at {store} yet: making one.")
+            learner = Learner.init(
+                store, backbone=backbone, weights=weights, image_size=image_size, patch_stride=patch_stride,
+                device=device,
+            )  # fmt: skip
+            _say_made(store, backbone, weights, learner.state["backbone"])
+    if dry_run:
+        _dry_run(learner, new_classes, config, update, as_json)
+        return
+    assert learner is not None
+    unexported: UnexportedError | None = None
+    try:
+        with Progress() as progress:
+            report = learner.learn(
+                new_classes, config, task=task, update=update, negatives=negatives, export=export,
+                progress=progress, started=started,
+            )  # fmt: skip
+    except UnexportedError as error:  # learned all the same
+        unexported, report = error, error.report
+    warn_skipped(report.skipped)
+    emit(as_json, report.to_json(), lambda: _show_report(report, learner.store))
+    if unexported:
+        raise unexported
+
+
+def _dry_run(learner: Any, new_classes: Path, config: LearnConfig, update: bool, as_json: bool) -> None:
+    from edge_cl.intake import Intake
+    from edge_cl.pictures import read_folder
+
+    if learner is None:
+        intake = Intake.of(read_folder(new_classes), {}, update=update, hold_out=config.hold_out)
+    else:
+        intake = learner.look(new_classes, config, update=update)
+    value = intake.to_json()
+
+    def show() -> None:
+        rows = [(c["name"], c["state"], str(c["pictures"]), str(c["hold_out"])) for c in value["classes"]]
+        answers.print(table(("class", "state", "pictures", "held out"), rows))
+        say("Dry run: nothing was learned.")
+
+    warn_skipped(value["skipped"])
+    emit(as_json, value, show)
+
+
+def _show_report(report: Any, store: Store) -> None:
+    from edge_cl.report import percent, weakest
+
+    old = report.old_class_accuracy
+    rows = [
+        ("new classes", f"{len(report.classes)} from {report.images} pictures"),
+        ("known classes", str(len(report.known_classes))),
+        ("accuracy on new classes (hold-out)", percent(report.holdout_accuracy)),
+        ("old classes before → after", f"{percent(old['before'])} → {percent(old['after'])}"),
+        ("forgetting", f"{report.forgetting * 100:.1f} points"),
+        ("time", ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items())),
+        ("peak memory", f"{report.peak_memory_mb:.0f} MB, predicted {report.budget['predicted_mb']:.0f} MB"),
+    ]
+    answers.print(table((f"version {report.version}", ""), rows))
+    for name, accuracy in weakest(report.class_accuracy, 3):
+        say(f"weak: {name} ({percent(accuracy)})")
+    for note in report.notes:
+        say(f"note: {note}")
+    if report.export is not None and "error" not in report.export:
+        say(f"exported: {report.export['path']} in {report.export['seconds'] * 1000:.0f} ms")
+    if "report.md" in store.head.objects:
+        say(f"Full report: edge-cl log --report --store {quote(str(store.given))}")

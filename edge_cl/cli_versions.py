@@ -1,0 +1,150 @@
+"""The verbs for what is known: `classes`, `rename`, `forget`, `log`, `rollback` and `prune`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from edge_cl.cli_options import (
+    DEFAULT_STORE,
+    JsonOption,
+    StoreOption,
+)
+from edge_cl.config import KEPT_VERSIONS
+from edge_cl.console import answers, emit, say, table
+from edge_cl.errors import EdgeClError
+
+
+def classes(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """List the classes known."""
+    from edge_cl.learner import Learner
+
+    rows = Learner.open(store).classes()
+
+    def show() -> None:
+        cells = [(str(c["id"]), c["name"], c["task"], str(c["pictures"])) for c in rows]
+        answers.print(table(("id", "class", "task", "pictures"), cells))
+
+    emit(as_json, {"classes": rows}, show)
+
+
+def rename(old: str, new: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """Give a class another name."""
+    from edge_cl.learner import Learner
+
+    version = Learner.open(store).rename(old, new)
+    renamed: Any = version.record["renamed"]
+    value = {"version": version.number, "old": renamed[0], "new": renamed[1]}
+    emit(as_json, value, lambda: say(f"{renamed[0]} is now {renamed[1]}."))
+
+
+def forget(
+    names: Annotated[list[str], typer.Argument(metavar="CLASS...")],
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget classes, without retraining."""
+    from edge_cl.learner import Learner
+
+    version = Learner.open(store).forget(names)
+    value = {"version": version.number, "forgotten": names, "known_classes": version.record["classes"]}
+    emit(as_json, value, lambda: say(f"Forgot {', '.join(names)}; edge-cl rollback brings them back."))
+
+
+def log(
+    store: StoreOption = DEFAULT_STORE,
+    report: Annotated[bool, typer.Option("--report", help="Print the report of the version in force.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the versions."""
+    from edge_cl.learner import Learner
+    from edge_cl.report import percent
+
+    learner = Learner.open(store)
+    head = learner.store.head
+    if report:
+        _show_saved_report(learner, as_json)
+        return
+    rows: list[dict[str, Any]] = [
+        {
+            "version": v.number,
+            "parent": v.parent,
+            "kind": v.kind,
+            "task": v.record.get("task"),
+            "classes": v.record.get("classes", []),
+            "created": v.created,
+            "holdout_accuracy": v.record.get("holdout_accuracy"),
+        }
+        for v in learner.log()
+    ]
+
+    def show() -> None:
+        cells = [
+            (
+                "→" if row["version"] == head.number else "",
+                str(row["version"]),
+                "" if row["parent"] is None else str(row["parent"]),
+                f"{row['kind']} {row['task'] or ''}".strip(),
+                str(len(row["classes"])),
+                percent(row["holdout_accuracy"], ""),
+                row["created"],
+            )
+            for row in rows
+        ]
+        columns = ("", "version", "parent", "what", "classes", "hold-out", "created")
+        answers.print(table(columns, cells))
+
+    emit(as_json, {"versions": rows, "head": head.number}, show)
+
+
+def _show_saved_report(learner: Any, as_json: bool) -> None:
+    store, head = learner.store, learner.store.head
+    if "report.md" not in head.objects:
+        raise EdgeClError(
+            f"Version {head.number} is no learn: it has no report.", mend="edge-cl log lists the versions."
+        )
+    value = {
+        **store.read_json(head, "metrics.json"),
+        "files": {name: str(store.object_path(head, name)) for name in ("report.md", "metrics.json", "plot.png")},
+    }
+
+    def show() -> None:
+        answers.print(store.read_bytes(head, "report.md").decode(), markup=False)
+        say(f"Plot: {value['files']['plot.png']}")
+
+    emit(as_json, value, show)
+
+
+def rollback(
+    version: Annotated[int | None, typer.Argument(metavar="[VERSION]", help="The one before, if not given.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Put an earlier version in force."""
+    from edge_cl.learner import Learner
+
+    head = Learner.open(store, repair=True).rollback(version)
+    value = {"version": head.number, "known_classes": head.record.get("classes", [])}
+    emit(as_json, value, lambda: say(f"Version {head.number} is in force."))
+
+
+def prune(
+    keep: Annotated[
+        int, typer.Option("--keep", min=1, help="How many of the newest stay; 1: none to roll back to.")
+    ] = KEPT_VERSIONS,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete old versions, and what learns that were cut off left, for good; the one in force and its parent stay."""
+    from edge_cl.learner import Learner
+
+    learner = Learner.open(store)
+    pruned = learner.prune(keep, dry_run=dry_run)
+    left = [v.number for v in learner.log() if v.number not in pruned.versions]
+    value = {"removed": pruned.versions, "versions": left, "freed_bytes": pruned.freed_bytes, "dry_run": dry_run}
+
+    what = f"Versions {'to delete' if dry_run else 'deleted'}: {', '.join(map(str, pruned.versions)) or 'none'}"
+    space = f"{'To free' if dry_run else 'Freed'}: {pruned.freed_bytes / 1e6:.1f} MB"
+    emit(as_json, value, lambda: say(f"{what}. {space}. Left: {', '.join(map(str, left))}."))
