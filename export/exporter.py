@@ -21,6 +21,7 @@ from edge_cl.durable import replace_bytes
 from edge_cl.export import graphs
 from edge_cl.export.bundle import (
     ADAPTERS,
+    Bundle,
     BundleClass,
     BundleError,
     Factors,
@@ -32,6 +33,7 @@ from edge_cl.export.bundle import (
 )
 from edge_cl.export.classifier import head_tensors
 from edge_cl.export.merge import merge_adapters
+from edge_cl.export.parity import require_parity
 from edge_cl.export.publication import GRAPHS, Publication
 from edge_cl.export.tensors import few_bits, half
 from edge_cl.head import BASIS_BITS, EXIT_BITS, WEIGHT_BITS, Head
@@ -114,7 +116,8 @@ def export_bundle(
         say: told of every long step.
 
     Raises:
-        BundleError: `out` holds something else, cannot be written, or another process is writing it.
+        BundleError: `out` holds something else, cannot be written, or another process is writing it; or the graphs do
+            not compute what the backbone does.
     """
     start = time.monotonic()
     with Publication.begin(out) as publication:
@@ -134,6 +137,8 @@ def export_bundle(
         if layout == "merged":
             refs |= _merged(snapshot, refs, precision, publication)
         manifest = _manifest(snapshot, layout, precision, recipe, refs)
+        if built:
+            require_parity(Bundle(out, manifest), snapshot.model, snapshot.backbone)
         publication.publish(manifest)
         seconds, written = time.monotonic() - start, publication.written
         if classifier:
