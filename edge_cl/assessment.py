@@ -318,7 +318,7 @@ def _score(model: Model, head: Head, statistics: Statistics) -> _Scored:
     brought = pooled * np.sqrt((counts - 1) / counts) * (added - own)
     share = (1 - model.config.shrinkage) / max(statistics.scatter.count, 1)
     # It is taken out whole, with what the scatter no longer tells from the isotropic rest. That makes a probe harder
-    # than another picture of its series, and a better guide to those of other series (docs/accuracy.md).
+    # than another picture of its series, and a better guide to those of other series (docs/experiments.md).
     exact, x, offsets = precision_of(statistics, shrinkage=model.config.shrinkage), features - centre, own - centre
     out = exact.left_out(brought, share)
     linear = head.discriminant.scores(features)

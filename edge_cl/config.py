@@ -1,4 +1,4 @@
-"""Settings of a learn, with the defaults that were measured (docs/accuracy.md)."""
+"""Settings of a learn, with the defaults that were measured (docs/accuracy.md, docs/experiments.md)."""
 
 from __future__ import annotations
 
