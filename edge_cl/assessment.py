@@ -24,6 +24,7 @@ LEAST_KNOWN = 0.95  # share that it lets pass at least, whatever negatives say
 EXIT_QUANTILE = 0.95  # share of known pictures that the exit's threshold lets pass: beyond it they only go on
 NEGATIVE_QUANTILE = 0.01  # share of negatives that may pass the exit's
 SOFT = 0.5  # mean probability of the right classes at which two squares are compared
+CAUTION = 0.5  # standard errors by which a temperature may suit the probes worse than the best
 BLIND_CONFIDENCE = 0.99  # of the class means in themselves, on average, where no picture was held out
 ALIKE = 2.0  # log-odds that tell two class means apart, below which the classes are named as look-alikes
 CLEARLY = 2.0  # standard errors by which a task branch has to win to be asked
@@ -206,7 +207,7 @@ def _surprise(scores: Array, targets: Indices, temperature: float) -> float:
 
 
 def cautious_temperature(scores: Array, targets: Indices) -> float:
-    """Return the highest temperature that pictures do not tell from the best: by one standard error of the difference.
+    """Return the highest temperature that pictures do not tell from the best: by `CAUTION` of the difference.
 
     They were taken with the training pictures and are easier than those to come, so the best would be too sure.
 
@@ -218,7 +219,7 @@ def cautious_temperature(scores: Array, targets: Indices) -> float:
 
     def stands(temperature: float) -> bool:
         more = _surprises(scores, targets, temperature) - least
-        return bool(more.mean() <= more.std() / np.sqrt(len(more)))
+        return bool(more.mean() <= CAUTION * more.std() / np.sqrt(len(more)))
 
     return float(max(t for t in TEMPERATURES if t == best or (t > best and stands(t))))
 
