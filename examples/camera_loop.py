@@ -30,19 +30,23 @@ from edge_cl.recognition import Prediction
 from edge_cl.runtime import Classifier
 from edge_cl.video import frames
 
+EDGE_CL = (sys.executable, "-m", "edge_cl.cli")
+
 
 class CameraLoop:
     """Answers for frames, and learns from them in the background.
 
     Args:
         store: the learner's directory; made by the first learn.
-        bundle: what answers; made by the first learn.
+        bundle: what answers; made of what the store knows, or by the first learn.
         pictures: frames that are taken of a thing.
         say: told what happens.
     """
 
     def __init__(self, store: Path, bundle: Path, *, pictures: int = 40, say: Callable[[str], None] = print) -> None:
         self.store, self.bundle, self.pictures, self.say = store, bundle, pictures, say
+        if not bundle.exists() and store.exists():  # a store that knows nothing yet has none
+            subprocess.run([*EDGE_CL, "export", str(bundle), "--store", str(store)], capture_output=True)
         self.classifier = Classifier(bundle) if bundle.exists() else None
         self._name = ""
         self._taken: list[Image.Image] = []
@@ -83,7 +87,7 @@ class CameraLoop:
             (Path(folder) / name).mkdir()
             for i, frame in enumerate(taken):
                 frame.save(Path(folder) / name / f"{i:03}.png")
-            command = [sys.executable, "-m", "edge_cl.cli", "learn", "--new-classes", folder, "--update", "--json"]
+            command = [*EDGE_CL, "learn", "--new-classes", folder, "--update", "--json"]
             command += ["--store", str(self.store), "--export", str(self.bundle)]
             done = subprocess.run(command, capture_output=True, text=True, preexec_fn=lambda: os.nice(10))
         if done.returncode:

@@ -57,6 +57,8 @@ def test_what_is_shown_is_learned_while_frames_are_answered(store: Path, tmp_pat
     assert {c["name"]: c["pictures"] for c in Learner.open(store).classes()} == {"mug": 12, "ball": 6}
     assert next(line for line in said if "known now" in line) == "mug is known now."
     assert said[-1].startswith("mug is known now; the others had ")
+    again = CameraLoop(store, tmp_path / "another")  # of what the store knows
+    assert again.classifier is not None and again.classifier.classes == ["mug", "ball"]
 
 
 def test_what_cannot_be_learned_is_said_and_the_loop_goes_on(store: Path, tmp_path: Path) -> None:
