@@ -201,6 +201,8 @@ def _dry_run(learner: Any, new_classes: Path, config: LearnConfig, update: bool,
     def show() -> None:
         rows = [(c["name"], c["state"], str(c["pictures"]), str(c["hold_out"])) for c in value["classes"]]
         answers.print(table(("class", "state", "pictures", "held out"), rows))
+        if value["learned_before"]:
+            say(f"It would pass over {value['learned_before']} pictures that were learned before.")
         say("Dry run: nothing was learned.")
 
     warn_skipped(value["skipped"])
@@ -223,6 +225,8 @@ def _show_report(report: Any, store: Store) -> None:
     answers.print(table((f"version {report.version}", ""), rows))
     for name, accuracy in weakest(report.class_accuracy, 3):
         say(f"weak: {name} ({percent(accuracy)})")
+    if report.learned_before:
+        say(f"passed over: {report.learned_before} pictures that were learned before")
     for note in report.notes:
         say(f"note: {note}")
     if report.export is not None and "error" not in report.export:

@@ -29,10 +29,8 @@ def say(text: str) -> None:
 
 def warn_skipped(skipped: Any) -> None:
     """Name what was not used, on stderr."""
-    from edge_cl.intake import skipped_lines
-
-    for line in skipped_lines(skipped):
-        say(f"skipped {line}")
+    for item in skipped:
+        say(f"skipped {item['path']}: {item['why']}")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_cl.errors import FolderError
 from edge_cl.pictures import Picture, PictureFolder, Skipped, path_text, split_hold_out
-
-LEARNED_BEFORE = "learned before"
 
 
 @dataclass(frozen=True)
@@ -22,6 +20,7 @@ class Intake:
         known: names of classes already known whose statistics get more pictures, sorted.
         train: pictures to learn from.
         hold_out: pictures that measure the result.
+        learned_before: number of pictures in the folder that are passed over, as their class was learned from them.
         negatives: pictures of nothing that is or will be known, which tighten the unknown test, or None.
     """
 
@@ -30,6 +29,7 @@ class Intake:
     known: tuple[str, ...]
     train: tuple[Picture, ...]
     hold_out: tuple[Picture, ...]
+    learned_before: int = 0
     negatives: PictureFolder | None = None
 
     @classmethod
@@ -54,10 +54,12 @@ class Intake:
                 f"{path_text(folder.root)} holds {'a class' if len(old) == 1 else 'classes'} already known: {listed}.",
                 mend="Add --update to let their new pictures join what is known, or take their folders away.",
             )
-        folder = _without_learned(folder, known)
+        pictures = tuple(p for p in folder.pictures if p.sha256 not in known.get(p.label, ()))
+        learned_before = len(folder.pictures) - len(pictures)
+        folder = replace(folder, pictures=pictures)
         train, held = split_hold_out(folder.pictures, fraction=hold_out)
         new, old = (tuple(n for n in folder.classes if (n in known) == asked) for asked in (False, True))
-        return cls(folder, new, old, tuple(train), tuple(held))
+        return cls(folder, new, old, tuple(train), tuple(held), learned_before)
 
     @property
     def is_empty(self) -> bool:
@@ -80,22 +82,14 @@ class Intake:
             }
             for name, pictures in self.folder.classes.items()
         ]
-        return {"classes": classes, "images": len(self.folder.pictures), "skipped": skipped_json(self.folder.skipped)}
-
-
-def _without_learned(folder: PictureFolder, known: Mapping[str, Collection[str]]) -> PictureFolder:
-    again = {p.path for p in folder.pictures if p.sha256 in known.get(p.label, ())}
-    skipped = sorted([*folder.skipped, *(Skipped(path, LEARNED_BEFORE) for path in again)], key=lambda s: str(s.path))
-    return replace(folder, pictures=tuple(p for p in folder.pictures if p.path not in again), skipped=tuple(skipped))
+        return {
+            "classes": classes,
+            "images": len(self.folder.pictures),
+            "skipped": skipped_json(self.folder.skipped),
+            "learned_before": self.learned_before,
+        }
 
 
 def skipped_json(skipped: Iterable[Skipped]) -> list[Mapping[str, str]]:
     """Return skipped files and reasons as plain JSON values."""
     return [{"path": path_text(s.path), "why": s.why} for s in skipped]
-
-
-def skipped_lines(skipped: Sequence[Mapping[str, str]], around: str = "") -> list[str]:
-    """Return a line a skipped file, its path between `around`; one for all pictures that were learned before."""
-    lines = [f"{around}{s['path']}{around}: {s['why']}" for s in skipped if s["why"] != LEARNED_BEFORE]
-    again = sum(s["why"] == LEARNED_BEFORE for s in skipped)
-    return lines + ([f"{again} {'picture' if again == 1 else 'pictures'}: {LEARNED_BEFORE}"] if again else [])

@@ -299,8 +299,8 @@ class Learner:
                 lesson = Lesson.read(new_classes, negatives, config, task)
             parent = transaction.parent
             assert parent is not None
-            if lesson.made(parent) and (update or self._left(parent).is_dir()):
-                # It was cut off after its commit: to learn the pictures again would count them twice.
+            made = lesson.made(parent)
+            if made and self._left(parent).is_dir():  # cut off after its commit
                 report = LearnReport(**cast("Mapping[str, Any]", self.store.read_json(parent, "metrics.json")))
                 again = f"Version {parent.number} has learned these very pictures already: nothing was changed."
                 report = replace(report, notes=[*report.notes, again])
@@ -308,8 +308,9 @@ class Learner:
             else:
                 intake = lesson.intake(self._learned_from(parent), update=update)
                 old, encoder = self.load(parent)
-                if intake.is_empty:
-                    version, model, report = parent, old, nothing_new(old, config, intake, parent.number, start)
+                if intake.is_empty or made:  # or of an earlier release, that kept no fingerprints
+                    report = nothing_new(old, config, intake, parent.number, stopwatch.seconds, start)
+                    version, model = parent, old
                 else:
                     # Graphs hold weights of their own: not for a learn whose memory is limited.
                     limited = config.memory_mb is not None
@@ -322,7 +323,7 @@ class Learner:
                 snapshot = _snapshot(version, model, encoder) if export else None
         if export and snapshot:
             report = _exported_after(report, snapshot, export, progress, self.store.given)
-        if "checkpoint" in version.record:
+        if lesson.made(version):
             discard([self._left(version)])
         return report
 
@@ -541,7 +542,8 @@ def _exported_after(
     report: LearnReport, snapshot: Snapshot, out: str | Path, progress: Progress, store: Path
 ) -> LearnReport:
     """Bring a bundle up to date with a version that has just been learned; return its report with what was done."""
-    from edge_cl.export.bundle import UnexportedError
+    from edge_cl.export.bundle import PrecisionError, UnexportedError
+    from edge_cl.memory import peak_mb
 
     progress("export", 0, 1)  # half a minute where the graphs are still to be made
     try:
@@ -549,10 +551,18 @@ def _exported_after(
     except EdgeClError as error:
         report = replace(report, export={"path": str(out), "error": " ".join(error.faults)})
         kept = f"The classes are learned: version {snapshot.version} of {store} is in force."
-        mend = f"{error.mend} Then: edge-cl export {quote(str(out))} --store {quote(str(store))}"
-        raise UnexportedError(*error.faults, kept, mend=mend.strip(), report=report) from error
+        command = f"edge-cl export {quote(str(out))} --store {quote(str(store))}"
+        half = isinstance(error, PrecisionError)
+        mend = f"{command} --precision fp32" if half else f"{error.mend} Then: {command}".strip()
+        raise UnexportedError(*error.faults, kept, mend=mend, report=report) from error
     progress("export", 1, 1)
-    return replace(report, export={"path": str(out), **done})
+    reached, allowed, notes = peak_mb(), report.budget["memory_mb"], list(report.notes)
+    if done["graphs_built"] and allowed is not None and report.peak_memory_mb <= allowed < reached:
+        notes.append(
+            f"Making the bundle's graphs took {reached:.0f} MB, more than the {allowed:.0f} MB allowed; where they are "
+            "made already, it does not."
+        )
+    return replace(report, export={"path": str(out), **done}, notes=notes)
 
 
 def _exported(

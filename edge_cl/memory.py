@@ -201,8 +201,9 @@ class Footprint:
         decoded = replace(self, decoding=0).peak_mb(least) < self.peak_mb(least)
         less = "make the largest pictures smaller" if decoded else "learn fewer classes at a time"
         needed = math.ceil(1.02 * (idle_mb + self.peak_mb(least)))  # the next process may begin with a little more
+        pictures = self.work.train + self.work.hold_out + self.work.negatives
         raise EdgeClError(
-            f"{limit_mb:.0f} MB are not enough: these {self.work.train + self.work.hold_out} pictures need about "
+            f"{limit_mb:.0f} MB are not enough: these {pictures} pictures need about "
             f"{needed} MB, {idle_mb:.0f} MB of them for the loaded backbone.",
             mend=f"Pass --memory {needed}MB, {less}, or choose a smaller backbone.",
         )

@@ -41,6 +41,7 @@ def measure_outcome(
         updated_classes=list(intake.known),
         known_classes=[c.name for c in new.classes],
         images=len(intake.folder.pictures),
+        learned_before=intake.learned_before,
         skipped=skipped_json([*intake.folder.skipped, *(intake.negatives.skipped if intake.negatives else ())]),
         epochs=learned.epochs,
         runtime=learned.runtime,
@@ -75,13 +76,18 @@ def measure_outcome(
     return new, report
 
 
-def nothing_new(model: Model, asked: LearnConfig, intake: Intake, version: int, started: float) -> LearnReport:
+def nothing_new(
+    model: Model, asked: LearnConfig, intake: Intake, version: int, seconds: Mapping[str, float], started: float
+) -> LearnReport:
     """Return the report of a learn whose pictures had all been learned before: the version in force, measured again."""
     plan = Plan(asked, None, idle_mb(), idle_mb())
-    _, report = measure_outcome(model, Learned(model, None, 0, plan, "torch"), asked, intake, {})
+    _, report = measure_outcome(model, Learned(model, None, 0, plan, "torch"), asked, intake, seconds)
     return replace(
         report,
         version=version,
+        images=0,
+        learned_before=intake.learned_before + report.images,
+        updated_classes=[],
         accuracy_matrix=report.accuracy_matrix[:-1],
         seconds={**report.seconds, "total": round(time.monotonic() - started, 3)},
         notes=["Every picture was learned before: nothing was changed."],

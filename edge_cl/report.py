@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edge_cl.intake import skipped_lines
-
 POINTS = 100  # accuracies are fractions; people read points
 
 
@@ -43,6 +41,7 @@ class LearnReport:
             errors are expected calibration errors at temperature 1 and at the one fitted, None where none was held out.
         unknown: {threshold, false_rejects, false_accepts}: share of the hold-out pictures that the unknown test
             rejects, and of the negatives that it accepts; None where there are none.
+        learned_before: pictures of the folder that were passed over, as their class was learned from them before.
         export: what bringing a bundle up to date did (see `Learner.export`), with its path; None where none was asked.
     """
 
@@ -67,6 +66,7 @@ class LearnReport:
     notes: Sequence[str]
     calibration: Mapping[str, float | None]
     unknown: Mapping[str, float | None]
+    learned_before: int = 0
     export: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class LearnReport:
         if self.notes:
             lines += ["", "## Notes", "", *(f"- {note}" for note in self.notes)]
         if self.skipped:
-            lines += ["", "## Skipped files", "", *(f"- {line}" for line in skipped_lines(self.skipped, "`"))]
+            lines += ["", "## Skipped files", "", *(f"- `{s['path']}`: {s['why']}" for s in self.skipped)]
         return "\n".join(lines) + "\n"
 
     def _trust(self) -> list[str]:

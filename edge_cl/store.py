@@ -229,7 +229,6 @@ class Store:
         if keep is not None and keep < 1:
             raise StoreError(f"Cannot keep {keep} versions.", mend="Keep 1 or more.")
         with self.files.locked("prune", wait=False), self.files.explained():
-            unneeded = Unneeded.of(self.files, keep)
             if not dry_run:
                 self.files.require_writable()
             unneeded = Unneeded.of(self.files, keep)

@@ -60,6 +60,10 @@ class BundleError(EdgeClError):
     """A bundle cannot be read, or not be written where it was asked for."""
 
 
+class PrecisionError(BundleError):
+    """Half precision is too small for what a backbone computes."""
+
+
 class UnexportedError(BundleError):
     """A learn is done and its version in force, but its bundle could not be brought up to date.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_cl.errors import UsageError, did_you_mean
-from edge_cl.export.bundle import ENGINES, LAYOUTS, BundleError, read_manifest
+from edge_cl.export.bundle import ENGINES, LAYOUTS, BundleError, PrecisionError, read_manifest
 from edge_cl.export.exporter import Say, Snapshot, export_bundle
 from edge_cl.export.graphs import PRECISIONS
 from edge_cl.export.peft import export_peft
@@ -38,12 +38,21 @@ def _bundle(
     for what, value, known in (("layout", layout, LAYOUTS), ("precision", precision, PRECISIONS)):
         if value is not None and value not in known:
             raise UsageError(f"Unknown {what} {value!r}.", mend=did_you_mean(value, list(known)))
+    chosen = False
     try:
         there = read_manifest(out)
         layout, precision = layout or there.layout, precision or there.precision
     except BundleError:
+        chosen = precision is None
         layout, precision = layout or "shared", precision or default()
-    done = export_bundle(snapshot, out, layout=layout, precision=precision, say=say)
+    try:
+        done = export_bundle(snapshot, out, layout=layout, precision=precision, say=say)
+    except PrecisionError as error:
+        if not chosen:
+            raise
+        say(f"{error.faults[0]} The bundle is made in fp32.")
+        precision = "fp32"
+        done = export_bundle(snapshot, out, layout=layout, precision=precision, say=say)
     return {
         "format": "onnx",
         "version": snapshot.version,

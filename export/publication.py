@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
@@ -44,6 +44,7 @@ class Publication:
     out: Path
     previous: Manifest | None
     written: int = 0
+    _new: list[Path] = field(default_factory=list)
 
     @classmethod
     @contextmanager
@@ -55,13 +56,17 @@ class Publication:
         """
         require_vacant(out)
         with locked(out):
+            publication = cls(out, _previous(out))
             try:
-                yield cls(out, _previous(out))
+                yield publication
             except OSError as error:
                 raise BundleError(
                     f"The bundle {out} could not be written: {error.strerror}.",
                     mend="Free some space and run the same command again; a bundle in force stays whole.",
                 ) from error
+            finally:
+                for path in publication._new:  # what was refused, or could not be finished
+                    path.unlink(missing_ok=True)
 
     def put(self, role: str, suffix: str, data: bytes) -> FileRef:
         """Write a file under the name that its content gives it, unless it is there already."""
@@ -71,6 +76,7 @@ class Publication:
             with replacing(self.path(ref), sync_parent=False) as temporary:  # `publish` makes all names durable
                 temporary.write_bytes(data)
             self.written += len(data)
+            self._new.append(self.path(ref))
         return ref
 
     def path(self, ref: FileRef) -> Path:
@@ -81,6 +87,7 @@ class Publication:
         """Put a manifest in force, and remove files of ours that neither it nor the one before names."""
         data = manifest.encode()
         sync_directory(self.out)
+        self._new.clear()  # from here on the manifest may name them
         replace_bytes(self.out / MANIFEST, data)
         self.written += len(data)
         named = {ref.name for m in (manifest, self.previous) if m is not None for ref in m.files.values()}

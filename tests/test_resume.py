@@ -94,6 +94,17 @@ def test_a_learn_cut_off_after_its_commit_is_not_learned_twice(
     assert work(learner) == []
 
 
+def test_what_changes_nothing_leaves_an_earlier_learn_its_export(taught: Learner, tmp_path: Path) -> None:
+    learner, bundle = copied(taught, tmp_path / "store"), tmp_path / "bundle"
+    pictures = write_looks(tmp_path / "third", THIRD)
+    with pytest.raises(Interruption):
+        learner.learn(pictures, CONFIG, export=bundle, progress=interrupt("export", 0))
+    assert learner.learn(write_looks(tmp_path / "second", SECOND), CONFIG, update=True).images == 0
+    report = learner.learn(pictures, CONFIG, export=bundle)
+    assert "has learned these very pictures already" in report.notes[-1]
+    assert read_manifest(bundle).version == learner.store.head.number == 3
+
+
 def raise_interruption(_: Checkpoint) -> None:
     raise Interruption
 

@@ -91,9 +91,7 @@ def test_a_folder_that_grew_counts_each_picture_once(taught: Learner, tmp_path: 
     learner, other = copied(taught, tmp_path / "store"), copied(taught, tmp_path / "other")
     report = learner.learn(grown, CONFIG, update=True)
     assert (report.images, report.classes, report.updated_classes) == (3, [], ["z-second"])
-    assert {s["path"] for s in report.skipped if s["why"] == "learned before"} == {
-        str(path) for path in grown.glob("*/00?.png")
-    }
+    assert (report.learned_before, report.skipped) == (16, [])
     assert {c["name"]: c["pictures"] for c in learner.classes()} == {"9-first": 8, "z-second": 11} | dict.fromkeys(
         SECOND, 8
     )
@@ -111,14 +109,18 @@ def test_where_nothing_is_new_nothing_changes(taught: Learner, tmp_path: Path, g
     if before == "forget":
         learner.forget(sorted(SECOND))
     head = learner.store.head
-    report = learner.learn(grown, replace(CONFIG, seed=5), update=True, export=bundle)
-    assert learner.store.head == head and work(learner) == []
-    assert (report.version, report.images, report.updated_classes) == (head.number, 0, [])
-    assert report.notes[-1:] == ["Every picture was learned before: nothing was changed."]
-    assert report.known_classes == [c["name"] for c in learner.classes()]
-    assert report.old_class_accuracy["before"] == report.old_class_accuracy["after"] is not None
-    assert len(report.skipped) == 19
-    assert read_manifest(bundle).version == head.number
+    learns = len(model(learner).history)
+    for config in (CONFIG, replace(CONFIG, seed=5)):  # the command of before, and another
+        report = learner.learn(grown, config, update=True, export=bundle)
+        assert learner.store.head == head and work(learner) == []
+        assert (report.version, report.images, report.learned_before) == (head.number, 0, 19)
+        assert (report.task, report.classes, report.updated_classes) == (None, [], [])
+        assert report.notes == ["Every picture was learned before: nothing was changed."]
+        assert report.known_classes == [c["name"] for c in learner.classes()]
+        assert report.old_class_accuracy["before"] == report.old_class_accuracy["after"] is not None
+        assert len(report.accuracy_matrix) == learns
+        assert report.seconds["total"] > report.seconds["scan"] > 0
+        assert read_manifest(bundle).version == head.number
 
 
 def test_negatives_are_learned_where_no_other_picture_is_new(taught: Learner, tmp_path: Path, grown: Path) -> None:
@@ -127,6 +129,8 @@ def test_negatives_are_learned_where_no_other_picture_is_new(taught: Learner, tm
     head = learner.store.head
     report = learner.learn(grown, CONFIG, update=True, negatives=nothing)
     assert (report.version, report.images) == (head.number + 1, 0)
+    assert len(model(learner).negatives) == 16
+    assert learner.learn(grown, CONFIG, update=True, negatives=nothing).version == report.version
     assert len(model(learner).negatives) == 16
     np.testing.assert_array_equal(means(learner, learner.store.head), means(learner, head))
 
@@ -161,6 +165,7 @@ def test_pictures_that_an_earlier_release_learned_count_again(taught: Learner, t
             transaction.keep(name)
         transaction.commit(kind="learn", record={})
     assert learner.learn(grown, CONFIG, update=True).images == 19
+    assert learner.learn(grown, CONFIG, update=True).images == 0
     assert learner.learn(grown, replace(CONFIG, seed=5), update=True).images == 0
     shutil.rmtree(grown / "z-second")
     assert learner.learn(write_looks(grown, SECOND), CONFIG, update=True).images == 16
@@ -170,14 +175,18 @@ def test_a_dry_run_tells_what_is_new(taught: Learner, tmp_path: Path, grown: Pat
     store = copied(taught, tmp_path / "store").store.path
     value = edge_cl("learn", "--new-classes", grown, "--update", "--dry-run", "--json", "--store", store).json
     assert value["classes"] == [{"name": "z-second", "state": "known", "pictures": 3, "hold_out": 0}]
-    assert (value["images"], len(value["skipped"])) == (3, 16)
+    assert (value["images"], value["skipped"], value["learned_before"]) == (3, [], 16)
+    run = edge_cl("learn", "--new-classes", grown, "--update", "--dry-run", "--store", store)
+    assert "It would pass over 16 pictures that were learned before." in run.err
 
 
 def test_pictures_learned_before_take_one_line(taught: Learner, tmp_path: Path, grown: Path) -> None:
-    learner = copied(taught, tmp_path / "store")
-    (grown / "9-first" / "a_b_.jpg").write_bytes(b"x")
-    run = edge_cl("learn", "--new-classes", grown, "--update", "--store", learner.store.path)
-    lines = [f"{grown / '9-first' / 'a_b_.jpg'}: not a picture", "16 pictures: learned before"]
-    assert [line.removeprefix("skipped ") for line in run.err.splitlines() if line.startswith("skipped ")] == lines
-    page = learner.store.read_bytes(learner.store.head, "report.md").decode()
-    assert f"- `{grown}/9-first/a_b_.jpg`: not a picture\n- {lines[1]}\n" in page
+    store = copied(taught, tmp_path / "store").store.path
+    args: list[object] = ["learn", "--new-classes", grown, "--update", "--store", store]
+    for command, passed_over in ((args, 16), ([*args, "--seed", 5], 19)):
+        run = edge_cl(*command)
+        assert run.code == 0 and "skipped" not in run.err
+        assert f"passed over: {passed_over} pictures that were learned before" in run.err
+        assert "log --report" in run.err
+    edge_cl("forget", "8-first", "--store", store)
+    assert "log --report" not in edge_cl(*args).err  # the version in force is no learn, and has none
