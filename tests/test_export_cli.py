@@ -6,6 +6,8 @@ import errno
 import fcntl
 import json
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,7 +21,8 @@ from edge_cl.durable import replace_bytes
 from edge_cl.export.bundle import ENGINES
 from edge_cl.export.exporter import CLASSIFIER
 from edge_cl.export.publication import LOCK
-from edge_cl.learner import Learner
+from edge_cl.learner import Learner, _exported_after, no_progress
+from edge_cl.report import LearnReport
 from edge_cl.runtime import Classifier
 from edge_cl.runtime.nvidia import WITH_JETPACK
 
@@ -102,6 +105,21 @@ def test_a_bundle_that_cannot_be_written_after_the_learn(deployed: Deployed, sto
     assert Learner.open(store).store.head.number == 5
     assert Classifier(out).version == 4
     assert edge_cl("export", out, "--store", store, "--json").json["version"] == 5
+
+
+def test_graphs_that_take_more_memory_than_was_allowed_are_told(
+    deployed: Deployed, store: Path, tmp_path: Path
+) -> None:
+    """They are made after the learn, which kept to its limit."""
+    learner = Learner.open(store)
+    kept = LearnReport(**learn(store, "--json").json)
+    kept = replace(kept, peak_memory_mb=1.0, budget={**kept.budget, "memory_mb": 2.0})
+    with graphs_once():
+        first, second = (
+            _exported_after(kept, learner.snapshot(), tmp_path / "bundle", no_progress, store) for _ in range(2)
+        )
+    assert re.fullmatch(r"Making the bundle's graphs took \d+ MB, more than the 2 MB allowed; .*", first.notes[-1])
+    assert second.notes == kept.notes
 
 
 def test_engines_that_cannot_be_made_here_stop_the_learn_before_it_begins(
