@@ -304,25 +304,29 @@ class Learner:
                 report = LearnReport(**cast("Mapping[str, Any]", self.store.read_json(parent, "metrics.json")))
                 again = f"Version {parent.number} has learned these very pictures already: nothing was changed."
                 report = replace(report, notes=[*report.notes, again])
-                version, snapshot = parent, self.snapshot() if export else None
+                version, made_of = parent, None
             else:
                 intake = lesson.intake(self._learned_from(parent), update=update)
                 old, encoder = self.load(parent)
                 if intake.is_empty or made:  # or of an earlier release, that kept no fingerprints
                     report = nothing_new(old, config, intake, parent.number, stopwatch.seconds, start)
-                    version, model = parent, old
+                    version, made_of = parent, (old, encoder)
                 else:
                     # Graphs hold weights of their own: not for a learn whose memory is limited.
                     limited = config.memory_mb is not None
                     if export and old.classes and not limited and keeps_encoder(replace(old, config=config), intake):
                         encoder = with_compiled(encoder, self.snapshot(), Path(export))
-                    version, model, report = lesson.learn(
+                    version, new, report = lesson.learn(
                         transaction, intake, old, encoder,
                         work=self.store.work, progress=progress, stopwatch=stopwatch, started=start,
                     )  # fmt: skip
-                snapshot = _snapshot(version, model, encoder) if export else None
-        if export and snapshot:
-            report = _exported_after(report, snapshot, export, progress, self.store.given)
+                    made_of = new, encoder
+        if export:
+            # Not before: the memory that it takes is not the learn's.
+            from edge_cl.deployment import export_after, snapshot_of
+
+            snapshot = snapshot_of(version, *(made_of or self.load(version)))
+            report = export_after(report, snapshot, export, progress, self.store.given)
         if lesson.made(version):
             discard([self._left(version)])
         return report
@@ -367,7 +371,9 @@ class Learner:
             EngineError: TensorRT is missing, or an engine cannot be made.
             EdgeClError: nothing has been learned yet.
         """
-        return _exported(self.snapshot(), out, format, layout, precision, say)
+        from edge_cl.deployment import export_snapshot
+
+        return export_snapshot(self.snapshot(), out, format=format, layout=layout, precision=precision, say=say)
 
     def snapshot(self) -> Snapshot:
         """Return the version in force as it is exported.
@@ -375,10 +381,12 @@ class Learner:
         Raises:
             EdgeClError: nothing has been learned yet.
         """
+        from edge_cl.deployment import snapshot_of
+
         head = self.store.head
         model, encoder = self.load(head)
         self._require_classes(model)
-        return _snapshot(head, model, encoder)
+        return snapshot_of(head, model, encoder)
 
     def _require_classes(self, model: Model) -> None:
         if not model.classes:
@@ -529,54 +537,3 @@ def _named(text: str, what: str) -> str:
 
 def _summary(state: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     return {"classes": [c["name"] for c in state["classes"]], **more}
-
-
-def _snapshot(version: Version, model: Model, encoder: Encoder) -> Snapshot:
-    """Return a version that has been loaded, or just made, as it is exported."""
-    from edge_cl.export.exporter import Snapshot
-
-    return Snapshot(model, encoder.backbone, version.objects["backbone"].sha256, version.number)
-
-
-def _exported_after(
-    report: LearnReport, snapshot: Snapshot, out: str | Path, progress: Progress, store: Path
-) -> LearnReport:
-    """Bring a bundle up to date with a version that has just been learned; return its report with what was done."""
-    from edge_cl.export.bundle import PrecisionError, UnexportedError
-    from edge_cl.memory import peak_mb
-
-    progress("export", 0, 1)  # half a minute where the graphs are still to be made
-    try:
-        done = _exported(snapshot, out, None, None, None, lambda text: None)
-    except EdgeClError as error:
-        report = replace(report, export={"path": str(out), "error": " ".join(error.faults)})
-        kept = f"The classes are learned: version {snapshot.version} of {store} is in force."
-        command = f"edge-cl export {quote(str(out))} --store {quote(str(store))}"
-        half = isinstance(error, PrecisionError)
-        mend = f"{command} --precision fp32" if half else f"{error.mend} Then: {command}".strip()
-        raise UnexportedError(*error.faults, kept, mend=mend, report=report) from error
-    progress("export", 1, 1)
-    reached, allowed, notes = peak_mb(), report.budget["memory_mb"], list(report.notes)
-    if done["graphs_built"] and allowed is not None and report.peak_memory_mb <= allowed < reached:
-        notes.append(
-            f"Making the bundle's graphs took {reached:.0f} MB, more than the {allowed:.0f} MB allowed; where they are "
-            "made already, it does not."
-        )
-    return replace(report, export={"path": str(out), **done}, notes=notes)
-
-
-def _exported(
-    snapshot: Snapshot,
-    out: str | Path,
-    format: str | None,
-    layout: str | None,
-    precision: str | None,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """Write a version that has been loaded, or just made; see `Learner.export`."""
-    from edge_cl.export.formats import FORMATS, format_of
-
-    format = format or format_of(Path(out))
-    if format not in FORMATS:
-        raise UsageError(f"Unknown format {format!r}.", mend=did_you_mean(format, list(FORMATS)))
-    return FORMATS[format](snapshot, Path(out), layout, precision, say)

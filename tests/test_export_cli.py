@@ -17,11 +17,12 @@ from deployed import LOOK, Deployed, frames, graphs_once
 from forgeries import state
 from small import Run, edge_cl, write_looks
 
+from edge_cl.deployment import export_after
 from edge_cl.durable import replace_bytes
 from edge_cl.export.bundle import ENGINES
 from edge_cl.export.exporter import CLASSIFIER
 from edge_cl.export.publication import LOCK
-from edge_cl.learner import Learner, _exported_after, no_progress
+from edge_cl.learner import Learner, no_progress
 from edge_cl.report import LearnReport
 from edge_cl.runtime import Classifier
 from edge_cl.runtime.nvidia import WITH_JETPACK
@@ -116,7 +117,7 @@ def test_graphs_that_take_more_memory_than_was_allowed_are_told(
     kept = replace(kept, peak_memory_mb=1.0, budget={**kept.budget, "memory_mb": 2.0})
     with graphs_once():
         first, second = (
-            _exported_after(kept, learner.snapshot(), tmp_path / "bundle", no_progress, store) for _ in range(2)
+            export_after(kept, learner.snapshot(), tmp_path / "bundle", no_progress, store) for _ in range(2)
         )
     assert re.fullmatch(r"Making the bundle's graphs took \d+ MB, more than the 2 MB allowed; .*", first.notes[-1])
     assert second.notes == kept.notes

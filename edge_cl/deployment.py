@@ -1,0 +1,79 @@
+"""What was learned, handed to `edge_cl.export`: when it is asked for, or at the end of a learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from edge_cl.encoding import Progress
+from edge_cl.errors import EdgeClError, UsageError, did_you_mean
+from edge_cl.export.bundle import PrecisionError, UnexportedError
+from edge_cl.export.exporter import Snapshot
+from edge_cl.export.formats import FORMATS, format_of
+from edge_cl.features import Encoder
+from edge_cl.memory import peak_mb
+from edge_cl.model import Model
+from edge_cl.report import LearnReport
+from edge_cl.version import Version
+
+
+def snapshot_of(version: Version, model: Model, encoder: Encoder) -> Snapshot:
+    """Return a version that has been loaded, or just made, as it is exported."""
+    return Snapshot(model, encoder.backbone, version.objects["backbone"].sha256, version.number)
+
+
+def export_snapshot(
+    snapshot: Snapshot,
+    out: str | Path,
+    *,
+    format: str | None = None,
+    layout: str | None = None,
+    precision: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Write a version; see `Learner.export`."""
+    format = format or format_of(Path(out))
+    if format not in FORMATS:
+        raise UsageError(f"Unknown format {format!r}.", mend=did_you_mean(format, list(FORMATS)))
+    return FORMATS[format](snapshot, Path(out), layout, precision, say)
+
+
+def export_after(
+    report: LearnReport, snapshot: Snapshot, out: str | Path, progress: Progress, store: Path
+) -> LearnReport:
+    """Bring a bundle up to date with a version that has just been learned.
+
+    Args:
+        report: of the learn.
+        snapshot: the version.
+        out: the bundle.
+        progress: told when it begins and ends.
+        store: as messages name it.
+
+    Returns:
+        The report, with what was done.
+
+    Raises:
+        UnexportedError: it could not be done.
+    """
+    progress("export", 0, 1)  # seconds, where the graphs are still to be made
+    try:
+        done = export_snapshot(snapshot, out)
+    except EdgeClError as error:
+        report = replace(report, export={"path": str(out), "error": " ".join(error.faults)})
+        kept = f"The classes are learned: version {snapshot.version} of {store} is in force."
+        command = f"edge-cl export {quote(str(out))} --store {quote(str(store))}"
+        half = isinstance(error, PrecisionError)
+        mend = f"{command} --precision fp32" if half else f"{error.mend} Then: {command}".strip()
+        raise UnexportedError(*error.faults, kept, mend=mend, report=report) from error
+    progress("export", 1, 1)
+    reached, allowed, notes = peak_mb(), report.budget["memory_mb"], list(report.notes)
+    if done["graphs_built"] and allowed is not None and report.peak_memory_mb <= allowed < reached:
+        notes.append(
+            f"Making the bundle's graphs took {reached:.0f} MB, more than the {allowed:.0f} MB allowed; where they are "
+            "made already, it does not."
+        )
+    return replace(report, export={"path": str(out), **done}, notes=notes)
