@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 
@@ -20,6 +21,7 @@ TEMPERATURES = np.geomspace(0.5, 200, 60)
 SHRINKAGES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
 FEWEST_PROBES = 20  # that may choose the shrinkage
 KNOWN_QUANTILE = 0.99  # share of known pictures that the unknown threshold lets pass
+FEW_KNOWN = 100  # probes below which that quantile cannot be read off them
 LEAST_KNOWN = 0.95  # share that it lets pass at least, whatever negatives say
 EXIT_QUANTILE = 0.95  # share of known pictures that the exit's threshold lets pass: beyond it they only go on
 NEGATIVE_QUANTILE = 0.01  # share of negatives that may pass the exit's
@@ -95,19 +97,30 @@ def _negative_distances(model: Model, head: Head) -> Array:
 def _unknown_threshold(known: Array, negative: Array) -> float:
     """Return the distance above which a picture is unknown.
 
-    Without negatives `KNOWN_QUANTILE` of the probes pass. Negatives lower it to where probes rejected and negatives
-    accepted are fewest, as shares, but let `LEAST_KNOWN` of the probes pass.
+    Without negatives `KNOWN_QUANTILE` of the probes pass, or, where these are too few to tell, of the normal
+    distribution that they are a sample of (the prediction bound of Student's t). Negatives lower it to where probes
+    rejected and negatives accepted are fewest, as shares, but let `LEAST_KNOWN` of the probes pass.
 
     Args:
         known: distances of the probes, (P,).
         negative: distances of the negatives, (M,).
     """
     lowest, highest = np.quantile(known, (LEAST_KNOWN, KNOWN_QUANTILE))
+    if (n := len(known)) < FEW_KNOWN:
+        highest = max(
+            highest, known.mean() + _student(n - 1) * known.std() * np.sqrt((n + 1) / (n - 1)) if n > 1 else np.inf
+        )
     if not len(negative):
         return float(highest)
     tried = np.unique(np.clip(np.concatenate((known, np.nextafter(negative, -np.inf))), lowest, highest))[::-1]
     errors = [(known > limit).mean() + (negative <= limit).mean() for limit in tried]
     return float(tried[int(np.argmin(errors))])
+
+
+def _student(freedom: int) -> float:
+    """Return the `KNOWN_QUANTILE` of Student's t (the expansion of Cornish and Fisher; 5 % low at 3 degrees)."""
+    z = NormalDist().inv_cdf(KNOWN_QUANTILE)
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def with_exit(model: Model, width: int) -> Model:

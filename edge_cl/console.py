@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from rich.console import Console
@@ -23,8 +24,9 @@ def emit(as_json: bool, value: Any, show: Callable[[], None]) -> None:
 
 
 def say(text: str) -> None:
-    """Print a message to stderr, as it stands."""
-    messages.print(text, markup=False, soft_wrap=True)
+    """Print a message to stderr, as it stands; where nobody reads it any more, the work goes on."""
+    with suppress(BrokenPipeError):
+        messages.print(text, markup=False, soft_wrap=True)
 
 
 def warn_skipped(skipped: Any) -> None:

@@ -45,15 +45,25 @@ class Intake:
             hold_out: share of the pictures to hold out.
 
         Raises:
-            FolderError: a class is known already and `update` was not asked for; all such classes at once.
+            FolderError: a class is known already and `update` was not asked for, or all pictures of a new one were
+                learned as others; all such classes at once.
         """
+        faults, mends = list[str](), list[str]()
         old = tuple(name for name in folder.classes if name in known)
         if old and not update:
             listed = ", ".join(repr(name) for name in old)
-            raise FolderError(
-                f"{path_text(folder.root)} holds {'a class' if len(old) == 1 else 'classes'} already known: {listed}.",
-                mend="Add --update to let their new pictures join what is known, or take their folders away.",
+            faults.append(
+                f"{path_text(folder.root)} holds {'a class' if len(old) == 1 else 'classes'} already known: {listed}."
             )
+            mends.append("Add --update to let their new pictures join what is known, or take their folders away.")
+        learned = {sha: name for name, hashes in known.items() for sha in hashes}
+        for name, pictures in folder.classes.items():
+            others = sorted({learned.get(p.sha256, "") for p in pictures})
+            if name not in known and "" not in others:
+                faults.append(f"All pictures of {name!r} were learned as {' and '.join(map(repr, others))}.")
+                mends.append("Give the folder the name that the class has now, or forget that class first.")
+        if faults:
+            raise FolderError(*faults, mend=" ".join(dict.fromkeys(mends)))
         pictures = tuple(p for p in folder.pictures if p.sha256 not in known.get(p.label, ()))
         learned_before = len(folder.pictures) - len(pictures)
         folder = replace(folder, pictures=pictures)

@@ -59,10 +59,11 @@ class Probes:
         """Return some probes and some classes' scores."""
         return Probes(self.features[rows], self.classes[rows], self.scores[rows][:, columns], self.pooled[rows])
 
-    def limited(self, most: int) -> Probes:
-        """Return at most so many probes a class, the earlier first."""
+    def limited(self, most: int | Mapping[int, int]) -> Probes:
+        """Return at most so many probes a class (of each by its id, none of those not named), the earlier first."""
+        limits = [most if isinstance(most, int) else most.get(int(c), 0) for c in self.classes]
         rank = [int((self.classes[:i] == c).sum()) for i, c in enumerate(self.classes)]
-        return self.select(np.asarray(rank, int) < most, np.ones(self.scores.shape[1], bool))
+        return self.select(np.asarray(rank, int) < limits, np.ones(self.scores.shape[1], bool))
 
     def joined(self, other: Probes, most: int) -> Probes:
         """Return these and further probes of the same task, at most so many a class."""
@@ -236,6 +237,17 @@ class Model:
             fingerprints={c: hashes for c, hashes in self.fingerprints.items() if c not in gone},
             statistics=self.statistics.without(rows),
         )
+
+    def seen_by(self, older: Model) -> Model:
+        """Return the model with the probes alone that an older one had: both are measured on the same pictures then."""
+        every = [c for probes in older.probes.values() for c in probes.classes.tolist()]
+        counts = {c: every.count(c) for c in set(every)}
+
+        def first(probes: Mapping[int, Probes]) -> dict[int, Probes]:
+            limited = {t: p.limited(counts) for t, p in probes.items()}
+            return {t: p for t, p in limited.items() if len(p.classes)}
+
+        return replace(self, probes=first(self.probes), closer_probes=first(self.closer_probes))
 
     def moved(self, points: Callable[[Array], Array]) -> Model:
         """Return the model whose kept features of pictures have gone through a map, (n, F) to (n, F)."""

@@ -28,10 +28,14 @@ def measure_outcome(
     """Measure the new model against the old one; return it with its history, and the report."""
     new, task = learned.model, learned.task
     before, after = assess(old), assess(new)
+    same = assess(new.seen_by(old)) if intake.known else after  # the old classes, on the pictures that `before` is of
+    earlier, updated = {c.task for c in old.classes}, {c.task for c in old.classes if c.name in intake.known}
+    rows = (*old.history, same.per_task)
+    lost = [max(row.get(t, 0.0) for row in rows) - now for t, now in same.per_task.items() if t in earlier]
     history = (*new.history, after.per_task)
-    new = replace(new, history=history)
-    earlier = {c.task for c in old.classes}
-    lost = [max(row.get(t, 0.0) for row in history) - after.per_task[t] for t in earlier if t in after.per_task]
+    # What an updated task was worth before is of other pictures: it is no measure for later learns.
+    kept = [{t: a for t, a in row.items() if t not in updated} for row in new.history]
+    new = replace(new, history=(*kept, after.per_task))
     names = {**old.names, **new.names}
     notes = _notes(old, learned, after) + _time_notes(learned, asked) + _memory_notes(learned, asked)
     report = LearnReport(
@@ -56,7 +60,7 @@ def measure_outcome(
         },
         peak_memory_mb=round(peak_mb(), 1),
         holdout_accuracy=after.per_task.get(task) if task is not None else after.accuracy(earlier),
-        old_class_accuracy={"before": before.accuracy(earlier), "after": after.accuracy(earlier)},
+        old_class_accuracy={"before": before.accuracy(earlier), "after": same.accuracy(earlier)},
         forgetting=sum(lost) / len(lost) if lost else 0.0,
         accuracy_matrix=[{new.task_names[t]: a for t, a in row.items()} for row in history],
         class_accuracy={names[c]: a for c, a in after.per_class.items()},

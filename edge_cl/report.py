@@ -31,8 +31,8 @@ class LearnReport:
             of the peak CUDA's allocator gave out.
         peak_memory_mb: high-water mark of the process, the plot included (and of the CUDA allocator where one is used).
         holdout_accuracy: of the new classes, among all classes known.
-        old_class_accuracy: of the classes known before: {before, after}.
-        forgetting: mean over earlier tasks of (best accuracy so far - accuracy now).
+        old_class_accuracy: of the classes known before: {before, after}, on the hold-out pictures of before.
+        forgetting: mean over earlier tasks of (best accuracy since it last got pictures - accuracy now), on the same.
         accuracy_matrix: row k: accuracy of each task after learn k.
         class_accuracy: by class name.
         confusions: most frequent mistakes: {class, taken_for, count}.

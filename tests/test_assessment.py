@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from edge_cl import assessment
 from edge_cl.architecture import BackboneSpec
 from edge_cl.assessment import (
     BLIND_CONFIDENCE,
@@ -41,8 +43,9 @@ SPEC = BackboneSpec("test_vit", 32, 3, Preprocess(32))
 
 @pytest.fixture(autouse=True)
 def _all_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Matrices that are not rounded: references are exact."""
+    """Matrices that are not rounded, thresholds that are quantiles of few probes: references are exact."""
     monkeypatch.setattr(Head, "rounded", lambda self, bits=8: self)
+    monkeypatch.setattr(assessment, "FEW_KNOWN", 0)
 
 
 def half(rows: np.ndarray) -> Array:
@@ -285,6 +288,25 @@ def test_the_fewer_pictures_the_higher_the_cautious_temperature() -> None:
     assert few > more > many
     assert 0.15 < few < 0.8
     assert many < 0.01
+
+
+@pytest.mark.parametrize(("n", "beyond"), [(2, None), (4, 0.06), (8, 0.01), (40, 1e-3), (99, 1e-4), (100, 0.0)])
+def test_few_probes_leave_the_unknown_threshold_room(
+    monkeypatch: pytest.MonkeyPatch, n: int, beyond: float | None
+) -> None:
+    """It is the prediction bound of Student's t, a little low where there are very few, until the quantile is known."""
+    monkeypatch.setattr(assessment, "FEW_KNOWN", 100)
+    known = np.random.default_rng(0).normal(50, 5, n).astype(np.float32)
+    found = assessment._unknown_threshold(known, np.zeros(0, np.float32))
+    quantile = float(np.quantile(known, 0.99))
+    bound = known.mean() + stats.t.ppf(0.99, n - 1) * known.std(ddof=1) * np.sqrt(1 + 1 / n)
+    if n == 100:
+        assert found == pytest.approx(quantile, rel=1e-6)
+    elif beyond is None:
+        assert quantile < found < bound  # 31.8 standard deviations would reject nothing
+    else:
+        assert found == pytest.approx(max(bound, quantile), rel=beyond)
+    assert assessment._unknown_threshold(known[:1], np.zeros(0, np.float32)) == np.inf
 
 
 @pytest.mark.parametrize(("n", "lowest", "highest"), [(1, 3.5, 20.1), (300, 0.5, 0.5)])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -16,6 +18,7 @@ from PIL import Image
 from small import BACKBONE, IMAGE_SIZE, edge_cl, picture, write_weights
 
 from edge_cl import Learner
+from edge_cl.errors import EdgeClError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -56,9 +59,14 @@ def test_what_is_shown_is_learned_while_frames_are_answered(store: Path, tmp_pat
     show(MUG, "mug")  # more of it
     assert {c["name"]: c["pictures"] for c in Learner.open(store).classes()} == {"mug": 12, "ball": 6}
     assert next(line for line in said if "known now" in line) == "mug is known now."
-    assert said[-1].startswith("mug is known now; the others had ")
+    assert said[-1].startswith("mug is known now; what was known had ")
+    Learner.open(store).forget(["ball"])  # while the loop did not run
     again = CameraLoop(store, tmp_path / "another")  # of what the store knows
-    assert again.classifier is not None and again.classifier.classes == ["mug", "ball"]
+    assert again.classifier is not None and again.classifier.classes == ["mug"]
+    kept = CameraLoop(store, tmp_path / "bundle")
+    assert kept.classifier is not None and kept.classifier.classes == ["mug"]
+    with pytest.raises(EdgeClError, match=r"There is a bundle at .*, but no store at none"):
+        CameraLoop(Path("none"), tmp_path / "bundle")
 
 
 def test_what_cannot_be_learned_is_said_and_the_loop_goes_on(store: Path, tmp_path: Path) -> None:
@@ -68,12 +76,51 @@ def test_what_cannot_be_learned_is_said_and_the_loop_goes_on(store: Path, tmp_pa
     loop.teach("mug")
     loop.teach("ball")
     assert said == ["'a/b' cannot be learned: the class name has a slash.", "Show mug from all sides ...", said[2]]
-    assert said[2] == "ball has to wait: something else is being learned."
+    assert said[2] == "Not now: type ball again when mug is known."
     (store / "HEAD").write_text("7\n")
     assert loop.see(picture(MUG, 0)) is None
     loop.wait()
-    assert said[3].startswith("mug was not learned: error: Version 7 does not exist")
+    assert said[-1].startswith(
+        "mug was not learned; when this is mended, show it again. error: Version 7 does not exist"
+    )
     assert not loop.busy
+    with pytest.raises(EdgeClError, match="Version 7 does not exist"):
+        CameraLoop(store, tmp_path / "bundle")
+
+
+class ReadFirst(threading.Thread):
+    """The thread that reads names has read them all before the first frame."""
+
+    def start(self) -> None:
+        super().start()
+        if self.daemon:
+            self.join()
+
+
+def test_what_is_being_learned_when_the_loop_is_ended_is_learned(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As by Ctrl-C or a service manager; what was not seen long enough is not."""
+
+    def shown(source: str, *, every_s: float) -> Iterator[tuple[float, Image.Image]]:
+        yield from ((0.0, picture(MUG, seed)) for seed in range(2))
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield 0.0, picture(MUG, 2)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(camera_loop, "frames", shown)
+    monkeypatch.setattr(threading, "Thread", ReadFirst)
+    for pictures in ("3", "2"):
+        options = ["--store", str(store), "--bundle", str(tmp_path / "bundle"), "--pictures", pictures]
+        monkeypatch.setattr(sys, "argv", ["camera_loop.py", "camera", *options])
+        monkeypatch.setattr(sys, "stdin", io.StringIO("mug\n"))
+        with pytest.raises(KeyboardInterrupt):
+            camera_loop.main()
+    signal.signal(signal.SIGTERM, before)
+    out = capfd.readouterr().out
+    assert "mug was not learned: 2 of 3 frames were seen.\n" in out
+    assert "Waiting until mug is learned ...\nmug is known now.\n" in out
+    assert [c["name"] for c in Learner.open(store).classes()] == ["mug"]
 
 
 def test_names_are_read_from_the_input(

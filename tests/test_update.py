@@ -13,6 +13,7 @@ from small import CONFIG, copied, edge_cl, hashes, write_looks
 from two_tasks import FIRST, SECOND, THIRD, means, model, work
 
 from edge_cl import Learner
+from edge_cl.assessment import assess
 from edge_cl.decoded import decode
 from edge_cl.errors import FolderError
 from edge_cl.export.bundle import read_manifest
@@ -151,10 +152,47 @@ def test_what_a_rollback_undid_is_learned_again(taught: Learner, tmp_path: Path,
         assert learner.rollback().number == 2
 
 
-def test_a_picture_of_another_class_is_learned(taught: Learner, tmp_path: Path) -> None:
+def test_some_pictures_of_another_class_are_learned(taught: Learner, tmp_path: Path) -> None:
     """Which of the two labels is right, nobody can tell; the later was given by someone who may know."""
-    learner, folder = copied(taught, tmp_path / "store"), write_looks(tmp_path / "third", {"new": FIRST["9-first"]})
-    assert learner.learn(folder, CONFIG).images == 8
+    learner, folder = copied(taught, tmp_path / "store"), write_looks(tmp_path / "third", {"new": FIRST["9-first"]}, 9)
+    assert learner.learn(folder, CONFIG).images == 9
+
+
+def test_a_folder_of_a_class_that_was_renamed_is_refused(taught: Learner, tmp_path: Path, grown: Path) -> None:
+    learner = copied(taught, tmp_path / "store")
+    learner.rename("9-first", "9-other")
+    head = learner.store.head
+    with pytest.raises(FolderError) as refused:
+        learner.learn(grown, CONFIG)
+    assert refused.value.faults == (
+        f"{grown} holds a class already known: 'z-second'.",
+        "All pictures of '9-first' were learned as '9-other'.",
+    )
+    assert "Give the folder the name that the class has now" in refused.value.mend
+    with pytest.raises(FolderError, match="All pictures of '9-first' were learned as '9-other'"):
+        learner.learn(grown, CONFIG, update=True)
+    assert learner.store.head == head
+
+
+def test_what_an_update_cost_is_measured_on_the_pictures_of_before(taught: Learner, tmp_path: Path) -> None:
+    """More hold-out pictures, that are harder, are no loss."""
+    learner = copied(taught, tmp_path / "store")
+    old = model(learner)
+    swapped = dict(zip(FIRST, reversed(FIRST.values()), strict=True))
+    hard = write_looks(tmp_path / "hard", swapped, 4, first=300)  # labelled the wrong way round
+    report = learner.learn(hard, CONFIG, update=True)
+    new = model(learner)
+    same, every = new.seen_by(old), assess(new)
+    classes = [{t: p.classes.tolist() for t, p in m.probes.items()} for m in (old, same)]
+    assert classes[0] == classes[1]
+    np.testing.assert_array_equal(same.probes[0].features, old.probes[0].features)
+    assert len(new.probes[0].classes) == len(new.closer_probes[0].classes) == len(old.probes[0].classes) + 2
+    assert report.old_class_accuracy["after"] == assess(same).accuracy({0, 1}) != every.accuracy({0, 1})
+    assert report.forgetting == pytest.approx(
+        np.mean([max(0, old.history[-1][t] - assess(same).per_task[t]) for t in (0, 1)])
+    )
+    assert [0 in row for row in new.history] == [False, False, True]  # of other pictures than those to come
+    assert len(report.accuracy_matrix[0]) == 1  # what it showed then is shown
 
 
 def test_pictures_that_an_earlier_release_learned_count_again(taught: Learner, tmp_path: Path, grown: Path) -> None:
