@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edge_cl.errors import FolderError
@@ -21,6 +21,7 @@ class Intake:
         train: pictures to learn from.
         hold_out: pictures that measure the result.
         learned_before: number of pictures in the folder that are passed over, as their class was learned from them.
+        copies: new classes all of whose pictures were learned under other names, and these names.
         negatives: pictures of nothing that is or will be known, which tighten the unknown test, or None.
     """
 
@@ -30,6 +31,7 @@ class Intake:
     train: tuple[Picture, ...]
     hold_out: tuple[Picture, ...]
     learned_before: int = 0
+    copies: Mapping[str, Sequence[str]] = field(default_factory=dict)
     negatives: PictureFolder | None = None
 
     @classmethod
@@ -45,31 +47,21 @@ class Intake:
             hold_out: share of the pictures to hold out.
 
         Raises:
-            FolderError: a class is known already and `update` was not asked for, or all pictures of a new one were
-                learned as others; all such classes at once.
+            FolderError: a class is known already and `update` was not asked for; all such classes at once.
         """
-        faults, mends = list[str](), list[str]()
         old = tuple(name for name in folder.classes if name in known)
         if old and not update:
             listed = ", ".join(repr(name) for name in old)
-            faults.append(
-                f"{path_text(folder.root)} holds {'a class' if len(old) == 1 else 'classes'} already known: {listed}."
+            raise FolderError(
+                f"{path_text(folder.root)} holds {'a class' if len(old) == 1 else 'classes'} already known: {listed}.",
+                mend="Add --update to let their new pictures join what is known, or take their folders away.",
             )
-            mends.append("Add --update to let their new pictures join what is known, or take their folders away.")
-        learned = {sha: name for name, hashes in known.items() for sha in hashes}
-        for name, pictures in folder.classes.items():
-            others = sorted({learned.get(p.sha256, "") for p in pictures})
-            if name not in known and "" not in others:
-                faults.append(f"All pictures of {name!r} were learned as {' and '.join(map(repr, others))}.")
-                mends.append("Give the folder the name that the class has now, or forget that class first.")
-        if faults:
-            raise FolderError(*faults, mend=" ".join(dict.fromkeys(mends)))
         pictures = tuple(p for p in folder.pictures if p.sha256 not in known.get(p.label, ()))
         learned_before = len(folder.pictures) - len(pictures)
         folder = replace(folder, pictures=pictures)
         train, held = split_hold_out(folder.pictures, fraction=hold_out)
         new, old = (tuple(n for n in folder.classes if (n in known) == asked) for asked in (False, True))
-        return cls(folder, new, old, tuple(train), tuple(held), learned_before)
+        return cls(folder, new, old, tuple(train), tuple(held), learned_before, _copies(folder, new, known))
 
     @property
     def is_empty(self) -> bool:
@@ -98,6 +90,14 @@ class Intake:
             "skipped": skipped_json(self.folder.skipped),
             "learned_before": self.learned_before,
         }
+
+
+def _copies(
+    folder: PictureFolder, new: Sequence[str], known: Mapping[str, Collection[str]]
+) -> Mapping[str, Sequence[str]]:
+    learned = {sha: name for name, hashes in known.items() for sha in hashes}
+    names = {name: sorted({learned.get(p.sha256, "") for p in folder.classes[name]}) for name in new}
+    return {name: others for name, others in names.items() if "" not in others}
 
 
 def skipped_json(skipped: Iterable[Skipped]) -> list[Mapping[str, str]]:

@@ -37,7 +37,9 @@ def measure_outcome(
     kept = [{t: a for t, a in row.items() if t not in updated} for row in new.history]
     new = replace(new, history=(*kept, after.per_task))
     names = {**old.names, **new.names}
-    notes = _notes(old, learned, after) + _time_notes(learned, asked) + _memory_notes(learned, asked)
+    notes = (
+        _notes(old, learned, after) + _copy_notes(intake) + _time_notes(learned, asked) + _memory_notes(learned, asked)
+    )
     report = LearnReport(
         version=None,
         task=new.task_names[task] if task is not None else None,
@@ -148,6 +150,14 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
     if not after.pictures:
         notes.append("Too few pictures to hold any out: accuracy, confidence and the unknown test are not calibrated.")
     return notes
+
+
+def _copy_notes(intake: Intake) -> list[str]:
+    return [
+        f"All pictures of {name!r} were learned as {' and '.join(map(repr, others))} before. "
+        "If they are the same, forget one, and give the folder the name of the other."
+        for name, others in intake.copies.items()
+    ]
 
 
 def _time_notes(learned: Learned, asked: LearnConfig) -> list[str]:

@@ -158,20 +158,15 @@ def test_some_pictures_of_another_class_are_learned(taught: Learner, tmp_path: P
     assert learner.learn(folder, CONFIG).images == 9
 
 
-def test_a_folder_of_a_class_that_was_renamed_is_refused(taught: Learner, tmp_path: Path, grown: Path) -> None:
+def test_the_old_folder_of_a_class_that_was_renamed_is_told(taught: Learner, tmp_path: Path, grown: Path) -> None:
     learner = copied(taught, tmp_path / "store")
     learner.rename("9-first", "9-other")
-    head = learner.store.head
-    with pytest.raises(FolderError) as refused:
-        learner.learn(grown, CONFIG)
-    assert refused.value.faults == (
-        f"{grown} holds a class already known: 'z-second'.",
-        "All pictures of '9-first' were learned as '9-other'.",
-    )
-    assert "Give the folder the name that the class has now" in refused.value.mend
-    with pytest.raises(FolderError, match="All pictures of '9-first' were learned as '9-other'"):
-        learner.learn(grown, CONFIG, update=True)
-    assert learner.store.head == head
+    report = learner.learn(grown, CONFIG, update=True)
+    assert (report.classes, report.updated_classes) == (["9-first"], ["z-second"])
+    assert [note for note in report.notes if note.startswith("All pictures of")] == [
+        "All pictures of '9-first' were learned as '9-other' before. If they are the same, forget one, and give the "
+        "folder the name of the other."
+    ]
 
 
 def test_what_an_update_cost_is_measured_on_the_pictures_of_before(taught: Learner, tmp_path: Path) -> None:
