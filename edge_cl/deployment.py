@@ -76,4 +76,8 @@ def export_after(
             f"Making the bundle's graphs took {reached:.0f} MB, more than the {allowed:.0f} MB allowed; where they are "
             "made already, it does not."
         )
+    if done["removed_classes"]:
+        notes.append(
+            f"The bundle no longer knows {', '.join(map(repr, done['removed_classes']))}, as the store does not."
+        )
     return replace(report, export={"path": str(out), **done}, notes=notes)

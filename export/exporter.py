@@ -88,12 +88,14 @@ class Exported:
         seconds: it took; the classifier's graph, which the bundle's own runtime does not need, not counted.
         written: bytes of new files and the manifest, likewise.
         graphs_built: whether graphs were made anew.
+        removed: names of classes that the bundle knew before, and does not know any more.
     """
 
     manifest: Manifest
     seconds: float
     written: int
     graphs_built: bool
+    removed: tuple[str, ...]
 
 
 def export_bundle(
@@ -150,7 +152,9 @@ def export_bundle(
                     f"{error.strerror}. The bundle itself is in force.",
                     mend="Free some space and run the same command again.",
                 ) from error
-    return Exported(manifest, seconds, written, built)
+    names = {c.name for c in manifest.classes}
+    removed = tuple(c.name for c in previous.classes if c.name not in names) if previous else ()
+    return Exported(manifest, seconds, written, built, removed)
 
 
 def _recipe(snapshot: Snapshot, layout: str, precision: str) -> str:

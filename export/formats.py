@@ -61,6 +61,7 @@ def _bundle(
         "seconds": done.seconds,
         "written_bytes": done.written,
         "graphs_built": done.graphs_built,
+        "removed_classes": list(done.removed),
     }
 
 

@@ -203,7 +203,7 @@ def test_the_precision_of_a_new_bundle_with_engines_is_its_boards(
 ) -> None:
     """Command line, then the bundle that is there, then the board's profile, then fp32."""
     said: list[str] = []
-    made = mock.Mock(return_value=mock.Mock(seconds=0.0, written=0, graphs_built=True))
+    made = mock.Mock(return_value=mock.Mock(seconds=0.0, written=0, graphs_built=True, removed=()))
     monkeypatch.setattr("edge_cl.devices.probe.ROOT", Path(__file__).parent / "device_trees" / board)
     monkeypatch.setattr("edge_cl.export.formats.export_bundle", made)
     monkeypatch.setattr("edge_cl.export.compiler.TensorRTCompiler", mock.Mock())

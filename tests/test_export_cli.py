@@ -49,7 +49,7 @@ def test_json_of_export(deployed: Deployed, store: Path, tmp_path: Path) -> None
     assert value.pop("seconds") > 0
     assert value.pop("written_bytes") == (out / "manifest.json").stat().st_size
     expected = {"path": str(out), "format": "onnx", "version": 4, "layout": "shared", "precision": "fp32"}
-    assert value == {**expected, "graphs_built": False}
+    assert value == {**expected, "graphs_built": False, "removed_classes": []}
     run = edge_cl("export", out, "--store", store)
     assert (run.code, run.out) == (0, "")
     assert f"Version 4 is at {out}: " in flat(run)
@@ -88,6 +88,17 @@ def test_a_foreign_directory_stops_the_learn_before_it_begins(store: Path, tmp_p
     assert "statistics" not in run.err  # no stage was begun
     assert Learner.open(store).store.head.number == 4
     assert state(out) == before
+
+
+def test_classes_that_leave_a_bundle_are_told(deployed: Deployed, store: Path, tmp_path: Path) -> None:
+    """They were forgotten; or the bundle was another store's, and the path a mistake."""
+    out = deployed.copy(tmp_path / "bundle")
+    edge_cl("forget", "c", "f", "--store", store)
+    value = learn(store, "--export", out, "--json").json
+    assert value["export"]["removed_classes"] == ["c", "f"]
+    assert value["notes"][-1] == "The bundle no longer knows 'c', 'f', as the store does not."
+    edge_cl("rename", "a", "z", "--store", store)
+    assert "No longer in it, as the store does not know them: a." in edge_cl("export", out, "--store", store).err
 
 
 def test_a_bundle_that_cannot_be_written_after_the_learn(deployed: Deployed, store: Path, tmp_path: Path) -> None:
