@@ -106,10 +106,8 @@ def _unknown_threshold(known: Array, negative: Array) -> float:
         negative: distances of the negatives, (M,).
     """
     lowest, highest = np.quantile(known, (LEAST_KNOWN, KNOWN_QUANTILE))
-    if (n := len(known)) < FEW_KNOWN:
-        highest = max(
-            highest, known.mean() + _student(n - 1) * known.std() * np.sqrt((n + 1) / (n - 1)) if n > 1 else np.inf
-        )
+    if len(known) < FEW_KNOWN:
+        highest = max(highest, _prediction_bound(known))
     if not len(negative):
         return float(highest)
     tried = np.unique(np.clip(np.concatenate((known, np.nextafter(negative, -np.inf))), lowest, highest))[::-1]
@@ -117,10 +115,16 @@ def _unknown_threshold(known: Array, negative: Array) -> float:
     return float(tried[int(np.argmin(errors))])
 
 
-def _student(freedom: int) -> float:
-    """Return the `KNOWN_QUANTILE` of Student's t (the expansion of Cornish and Fisher; 5 % low at 3 degrees)."""
-    z = NormalDist().inv_cdf(KNOWN_QUANTILE)
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+def _prediction_bound(sample: Array) -> float:
+    """Return what the next of a normal distribution stays below with `KNOWN_QUANTILE`, given a sample of it (n,).
+
+    Student's t is taken by the expansion of Cornish and Fisher, which is 7 % low at 3 degrees of freedom.
+    """
+    if (n := len(sample)) < 2:
+        return float("inf")
+    z, freedom = NormalDist().inv_cdf(KNOWN_QUANTILE), n - 1
+    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return float(sample.mean() + t * sample.std(ddof=1) * np.sqrt(1 + 1 / n))
 
 
 def with_exit(model: Model, width: int) -> Model:
@@ -220,7 +224,7 @@ def _surprise(scores: Array, targets: Indices, temperature: float) -> float:
 
 
 def cautious_temperature(scores: Array, targets: Indices) -> float:
-    """Return the highest temperature that pictures do not tell from the best: by `CAUTION` of the difference.
+    """Return the highest temperature that pictures do not tell from the best: by `CAUTION` standard errors.
 
     They were taken with the training pictures and are easier than those to come, so the best would be too sure.
 

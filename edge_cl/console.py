@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, ClassVar
 
 from rich.console import Console
 
-messages = Console(stderr=True, highlight=False)
+
+class Messages(Console):
+    """Messages and progress: where nobody reads them any more, the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Be quiet from now on, instead of ending the process."""
+        self.quiet = True
+
+
+messages = Messages(stderr=True, highlight=False)
 answers = Console(highlight=False, soft_wrap=True)
 
 
@@ -24,9 +32,8 @@ def emit(as_json: bool, value: Any, show: Callable[[], None]) -> None:
 
 
 def say(text: str) -> None:
-    """Print a message to stderr, as it stands; where nobody reads it any more, the work goes on."""
-    with suppress(BrokenPipeError):
-        messages.print(text, markup=False, soft_wrap=True)
+    """Print a message to stderr, as it stands."""
+    messages.print(text, markup=False, soft_wrap=True)
 
 
 def warn_skipped(skipped: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -240,8 +241,7 @@ class Model:
 
     def seen_by(self, older: Model) -> Model:
         """Return the model with the probes alone that an older one had: both are measured on the same pictures then."""
-        every = [c for probes in older.probes.values() for c in probes.classes.tolist()]
-        counts = {c: every.count(c) for c in set(every)}
+        counts = Counter(c for probes in older.probes.values() for c in probes.classes.tolist())
 
         def first(probes: Mapping[int, Probes]) -> dict[int, Probes]:
             limited = {t: p.limited(counts) for t, p in probes.items()}

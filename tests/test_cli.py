@@ -436,6 +436,26 @@ def test_a_learn_without_export_does_not_load_what_exports(made: Path, store: Pa
     assert done.stdout.strip() == "[]"
 
 
+def test_a_learn_goes_on_where_nobody_reads_its_messages(made: Path, store: Path) -> None:
+    """As with `2> >(head -n 1)`, or where what started it has gone."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [
+        sys.executable,
+        "-m",
+        "edge_cl.cli",
+        "learn",
+        "--new-classes",
+        made / "second",
+        "--store",
+        store,
+        "--json",
+    ]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=write, check=False)
+    os.close(write)
+    assert (done.returncode, json.loads(done.stdout)["version"]) == (0, 2)
+
+
 def test_an_interrupted_learn_says_how_it_goes_on(store: Path, tmp_path: Path) -> None:
     many = write_looks(tmp_path / "many", SECOND, 30)  # enough to train adapters on, for longer than a test lasts
     command = [sys.executable, "-m", "edge_cl.cli", "learn", "--new-classes", many, "--store", store, "--epochs", 9999]
