@@ -157,7 +157,7 @@ def learn(
         learner = Learner.open(store, device=device)
         learner.require_backbone(backbone, weights, image_size, patch_stride)
     else:
-        read_folder(new_classes)
+        read_folder(new_classes, growing=update)
         if negatives is not None:
             read_unlabelled(negatives)
         if dry_run:
@@ -170,7 +170,7 @@ def learn(
             )  # fmt: skip
             _say_made(store, backbone, weights, learner.state["backbone"])
     if dry_run:
-        _dry_run(learner, new_classes, config, update, as_json)
+        _dry_run(learner, new_classes, negatives, config, update, as_json)
         return
     assert learner is not None
     unexported: UnexportedError | None = None
@@ -188,19 +188,29 @@ def learn(
         raise unexported
 
 
-def _dry_run(learner: Any, new_classes: Path, config: LearnConfig, update: bool, as_json: bool) -> None:
+def _dry_run(
+    learner: Any, new_classes: Path, negatives: Path | None, config: LearnConfig, update: bool, as_json: bool
+) -> None:
     from edge_cl.intake import Intake
-    from edge_cl.pictures import read_folder
+    from edge_cl.pictures import read_folder, read_unlabelled
 
     if learner is None:
-        intake = Intake.of(read_folder(new_classes), {}, update=update, hold_out=config.hold_out)
+        folder = read_folder(new_classes, growing=update)
+        intake = Intake.of(folder, {}, update=update, hold_out=config.hold_out)
     else:
         intake = learner.look(new_classes, config, update=update)
+    if negatives is not None:
+        intake = replace(intake, negatives=read_unlabelled(negatives))
     value = intake.to_json()
 
     def show() -> None:
         rows = [(c["name"], c["state"], str(c["pictures"]), str(c["hold_out"])) for c in value["classes"]]
-        answers.print(table(("class", "state", "pictures", "held out"), rows))
+        if rows:
+            answers.print(table(("class", "state", "pictures", "held out"), rows))
+        else:
+            say("There is no picture to learn from.")
+        if value["negatives"]:
+            say(f"The unknown test would be tightened by {value['negatives']} pictures.")
         if value["learned_before"]:
             say(f"It would pass over {value['learned_before']} pictures that were learned before.")
         say("Dry run: nothing was learned.")

@@ -89,6 +89,7 @@ class Intake:
             "images": len(self.folder.pictures),
             "skipped": skipped_json(self.folder.skipped),
             "learned_before": self.learned_before,
+            "negatives": len(self.negatives.pictures) if self.negatives else 0,
         }
 
 

@@ -236,7 +236,7 @@ class Learner:
         from edge_cl.intake import Intake
         from edge_cl.pictures import read_folder
 
-        folder, known = read_folder(Path(new_classes)), self._learned_from(self.store.head)
+        folder, known = read_folder(Path(new_classes), growing=update), self._learned_from(self.store.head)
         return Intake.of(folder, known, update=update, hold_out=(config or LearnConfig()).hold_out)
 
     def learn(
@@ -258,7 +258,7 @@ class Learner:
             config: settings.
             task: name of the task.
             update: let new pictures of known classes join their statistics. Pictures that their class was learned from
-                are passed over; where none is left, no version is made.
+                are passed over, and so are class folders without a usable one; where none is left, no version is made.
             negatives: folder of pictures, at any depth, of nothing that is or will be known: the unknown test is
                 tightened by them, and by those of earlier learns.
             export: a bundle to make, or to bring up to date, once the new version is in force. Where its graphs are
@@ -296,7 +296,7 @@ class Learner:
         start, stopwatch = started or time.monotonic(), Stopwatch()
         with self.store.write(f"learn from {new_classes}") as transaction:
             with stopwatch.stage("scan"):
-                lesson = Lesson.read(new_classes, negatives, config, task)
+                lesson = Lesson.read(new_classes, negatives, config, task, update=update)
             parent = transaction.parent
             assert parent is not None
             made = lesson.made(parent)

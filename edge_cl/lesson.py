@@ -47,10 +47,16 @@ class Lesson:
 
     @classmethod
     def read(
-        cls, new_classes: str | Path, negatives: str | Path | None, config: LearnConfig, task: str | None
+        cls,
+        new_classes: str | Path,
+        negatives: str | Path | None,
+        config: LearnConfig,
+        task: str | None,
+        *,
+        update: bool,
     ) -> Lesson:
         """Read the folders. Raises FolderError: one cannot be learned from."""
-        folder = read_folder(Path(new_classes))
+        folder = read_folder(Path(new_classes), growing=update)
         return cls(folder, None if negatives is None else read_unlabelled(Path(negatives)), config, task)
 
     def digest(self, parent: int | None) -> str:

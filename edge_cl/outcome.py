@@ -85,18 +85,19 @@ def measure_outcome(
 def nothing_new(
     model: Model, asked: LearnConfig, intake: Intake, version: int, seconds: Mapping[str, float], started: float
 ) -> LearnReport:
-    """Return the report of a learn whose pictures had all been learned before: the version in force, measured again."""
+    """Return the report of a learn without a picture that is new: the version in force, measured again."""
     plan = Plan(asked, None, idle_mb(), idle_mb())
     _, report = measure_outcome(model, Learned(model, None, 0, plan, "torch"), asked, intake, seconds)
+    passed = intake.learned_before + report.images
     return replace(
         report,
         version=version,
         images=0,
-        learned_before=intake.learned_before + report.images,
+        learned_before=passed,
         updated_classes=[],
         accuracy_matrix=report.accuracy_matrix[:-1],
         seconds={**report.seconds, "total": round(time.monotonic() - started, 3)},
-        notes=["Every picture was learned before: nothing was changed."],
+        notes=[f"{'Every picture was learned before' if passed else 'There is no picture'}: nothing was changed."],
     )
 
 

@@ -96,11 +96,15 @@ class PictureFolder:
         return {label: tuple(group) for label, group in groupby(self.pictures, key=lambda p: p.label)}
 
 
-def read_folder(root: Path, *, on_progress: _Progress | None = None, workers: int = 2) -> PictureFolder:
+def read_folder(
+    root: Path, *, growing: bool = False, on_progress: _Progress | None = None, workers: int = 2
+) -> PictureFolder:
     """Read and check `root/<class>/**/*`.
 
     Args:
         root: the folder that holds one sub-folder a class.
+        growing: whether a class folder without a usable picture is skipped, as where they are still to come, or were
+            taken away once they were learned; else it is a fault.
         on_progress: called with (files checked, files in all) after each file.
         workers: threads that decode.
 
@@ -131,12 +135,19 @@ def read_folder(root: Path, *, on_progress: _Progress | None = None, workers: in
         skipped += unused
     pictures, unreadable = _check(files, on_progress, workers)
     pictures, repeated = _without_duplicates(root, pictures)
-    skipped = sorted([*skipped, *unreadable, *repeated], key=lambda s: str(s.path))
+    skipped += [*unreadable, *repeated]
 
-    faults = [*_name_faults(labels), *_empty_faults(folders, pictures, skipped)]
+    faults = _name_faults(labels)
+    used = {parent for picture in pictures for parent in picture.path.parents}
+    for folder in [folder for folder in folders if folder not in used]:
+        inside = [s for s in skipped if folder == s.path or folder in s.path.parents]
+        if not growing:
+            faults.append(_empty_fault(folder, inside))
+        elif not inside:
+            skipped.append(Skipped(folder, "no picture"))
     if faults:
         raise FolderError(*(fault for fault, _ in faults), mend=" ".join(dict.fromkeys(mend for _, mend in faults)))
-    return PictureFolder(root, tuple(pictures), tuple(skipped))
+    return PictureFolder(root, tuple(pictures), tuple(sorted(skipped, key=_place)))
 
 
 def read_unlabelled(*sources: Path, on_progress: _Progress | None = None, workers: int = 2) -> PictureFolder:
@@ -364,17 +375,15 @@ def _name_faults(labels: dict[Path, str]) -> list[tuple[str, str]]:
     return faults
 
 
-def _empty_faults(folders: list[Path], pictures: list[Picture], skipped: list[Skipped]) -> list[tuple[str, str]]:
-    """Return (fault, mend) for each class folder without a usable picture."""
-    used = {parent for picture in pictures for parent in picture.path.parents}
-    mend = "Put readable pictures into each class folder, or remove the folder."
-    faults: list[tuple[str, str]] = []
-    for folder in folders:
-        if folder not in used:
-            inside = [s for s in skipped if folder == s.path or folder in s.path.parents]
-            what = "no usable picture" if inside else "no picture"
-            faults.append((f"{path_text(folder)}: the class folder has {what}{_reasons(inside, folder)}.", mend))
-    return faults
+def _empty_fault(folder: Path, inside: list[Skipped]) -> tuple[str, str]:
+    """Return (fault, mend) for a class folder without a usable picture, and what of it is skipped."""
+    what = "no usable picture" if inside else "no picture"
+    fault = f"{path_text(folder)}: the class folder has {what}{_reasons(sorted(inside, key=_place), folder)}."
+    return fault, "Put readable pictures into each class folder, or remove the folder."
+
+
+def _place(skipped: Skipped) -> str:
+    return str(skipped.path)
 
 
 def _reasons(skipped: list[Skipped], below: Path | None = None) -> str:

@@ -204,6 +204,49 @@ def test_pictures_that_an_earlier_release_learned_count_again(taught: Learner, t
     assert learner.learn(write_looks(grown, SECOND), CONFIG, update=True).images == 16
 
 
+def test_class_folders_without_a_usable_picture_are_passed_over(taught: Learner, tmp_path: Path, grown: Path) -> None:
+    """Of one class they were taken away once they were learned, of another they are still to come."""
+    learner = copied(taught, tmp_path / "store")
+    for path in (grown / "9-first").iterdir():
+        path.unlink()
+    (grown / "coming").mkdir()
+    (grown / "half").mkdir()
+    (grown / "half" / "1.png").touch()
+    with pytest.raises(FolderError, match="9-first: the class folder has no picture") as caught:
+        learner.learn(grown, CONFIG)
+    assert len(caught.value.faults) == 3
+    report = learner.learn(grown, CONFIG, update=True)
+    assert (report.images, report.updated_classes, report.learned_before) == (3, ["z-second"], 8)
+    assert report.skipped == [
+        {"path": str(grown / "9-first"), "why": "no picture"},
+        {"path": str(grown / "coming"), "why": "no picture"},
+        {"path": str(grown / "half" / "1.png"), "why": "zero bytes"},
+    ]
+    assert "coming" not in report.known_classes and "9-first" in report.known_classes
+
+
+@pytest.mark.parametrize("store", ["blank", "taught"])
+def test_where_no_picture_has_come_yet_nothing_changes(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    learner, folder = copied(request.getfixturevalue(store), tmp_path / "store"), tmp_path / "folder"
+    (folder / "coming").mkdir(parents=True)
+    head = learner.store.head
+    report = learner.learn(folder, CONFIG, update=True)
+    assert (report.images, report.notes) == (0, ["There is no picture: nothing was changed."])
+    assert learner.store.head == head
+    run = edge_cl("learn", "--new-classes", folder, "--update", "--dry-run", "--store", learner.store.path)
+    assert "There is no picture to learn from." in run.err and "held out" not in run.out
+
+
+def test_a_dry_run_looks_at_negatives_too(taught: Learner, tmp_path: Path, grown: Path) -> None:
+    store, nothing = copied(taught, tmp_path / "store").store.path, write_looks(tmp_path / "nothing", THIRD)
+    args = ["learn", "--new-classes", grown, "--update", "--dry-run", "--store", store, "--negatives"]
+    assert edge_cl(*args, nothing, "--json").json["negatives"] == 16
+    assert "The unknown test would be tightened by 16 pictures." in edge_cl(*args, nothing).err
+    assert edge_cl(*args, tmp_path / "missing").code == 1
+
+
 def test_a_dry_run_tells_what_is_new(taught: Learner, tmp_path: Path, grown: Path) -> None:
     store = copied(taught, tmp_path / "store").store.path
     value = edge_cl("learn", "--new-classes", grown, "--update", "--dry-run", "--json", "--store", store).json
