@@ -125,6 +125,7 @@ TEST(Classifier, AnswersOnSeveralThreads) {
 }
 
 TEST(Classifier, HasOnnxRuntimeReportNothing) {
+    EDGE_CL_NEEDS_ONNXRUNTIME();
     ASSERT_TRUE(Classifier::open(test::golden("bundle-shared"), options_of("base")));
     EXPECT_STREQ(std::getenv("ORT_DISABLE_TELEMETRY"), "1");
 }

@@ -125,7 +125,15 @@ TEST(Manifest, SaysWhereThereIsNoBundle) {
     const Result<Manifest> none = read_manifest(scratch.path().string());
     ASSERT_FALSE(none);
     EXPECT_EQ(none.error().code, Code::no_bundle);
-    EXPECT_NE(none.error().message().find("edge-cl export"), std::string::npos);
+    EXPECT_EQ(none.error().mend, "Make one: edge-cl export " + scratch.path().string());
+}
+
+TEST(Manifest, QuotesPathsInCommands) {
+    EXPECT_EQ(export_command("/opt/my-robot_1.0/bundle"), "edge-cl export /opt/my-robot_1.0/bundle");
+    EXPECT_EQ(export_command("my robot"), "edge-cl export 'my robot'");
+    EXPECT_EQ(export_command("it's"), "edge-cl export 'it'\"'\"'s'");
+    EXPECT_EQ(export_command("m\u00fcll"), "edge-cl export 'm\u00fcll'");
+    EXPECT_EQ(export_command(""), "edge-cl export ''");
 }
 
 }  // namespace

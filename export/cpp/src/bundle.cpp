@@ -66,7 +66,7 @@ Result<Bundle> Bundle::open(const std::string& path, const Bundle* known) {
 }
 
 Error Bundle::advise(Error error) const {
-    if (error.mend.empty()) error.mend = "Export it again: edge-cl export " + path_;
+    if (error.mend.empty()) error.mend = "Export it again: " + export_command(path_);
     return error;
 }
 

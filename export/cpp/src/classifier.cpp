@@ -114,7 +114,7 @@ Result<std::shared_ptr<const Loaded>> Classifier::Implementation::load_once(cons
     if (!bundle) return bundle.error();
     if (bundle->manifest().classes.empty())
         return Error{Code::no_bundle, path_ + " knows no class yet.",
-                     "edge-cl learn --new-classes DIR --export " + path_};
+                     "edge-cl learn --new-classes DIR --export " + shell_quoted(path_)};
     Result<Head> head = bundle->head();
     if (!head) return head.error();
     const std::shared_ptr<const Backend> previous = before != nullptr ? before->recogniser.backend() : nullptr;

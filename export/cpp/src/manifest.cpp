@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <string_view>
 
 #include "file.hpp"
 #include "json_text.hpp"
@@ -199,18 +200,31 @@ Result<Manifest> parse_manifest(std::string_view data) {
     }
 }
 
+std::string shell_quoted(const std::string& argument) {
+    const auto is_plain = [](unsigned char c) {
+        return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+               std::string_view("@%+=:,./-_").find(static_cast<char>(c)) != std::string_view::npos;
+    };
+    if (!argument.empty() && std::all_of(argument.begin(), argument.end(), is_plain)) return argument;
+    std::string result = "'";
+    for (const char c : argument) result += c == '\'' ? std::string("'\"'\"'") : std::string(1, c);
+    return result + "'";
+}
+
+std::string export_command(const std::string& bundle) { return "edge-cl export " + shell_quoted(bundle); }
+
 Result<Manifest> read_manifest(const std::string& bundle) {
     const std::string path = bundle + "/" + kManifest;
     bool missing = false;
     Result<Bytes> data = read_file(path, kMostManifest, &missing);
     if (missing)
         return Error{Code::no_bundle, bundle + " is no bundle: it has no " + kManifest + ".",
-                     "Make one: edge-cl export OUT"};
+                     "Make one: " + export_command(bundle)};
     if (!data) return data.error();
     Result<Manifest> manifest = parse_manifest({reinterpret_cast<const char*>(data->data()), data->size()});
     if (!manifest)
         return Error{Code::bad_bundle, path + " is no manifest that can be used: " + manifest.error().what + ".",
-                     "Export it again with this edge-cl: edge-cl export " + bundle};
+                     "Export it again with this edge-cl: " + export_command(bundle)};
     return manifest;
 }
 

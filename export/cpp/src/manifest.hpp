@@ -73,6 +73,12 @@ struct Manifest {
 /// Read a manifest's bytes. The error says what is wrong, without the path.
 Result<Manifest> parse_manifest(std::string_view data);
 
+/// Return an argument as a shell takes it for one.
+std::string shell_quoted(const std::string& argument);
+
+/// Return the command that makes a bundle.
+std::string export_command(const std::string& bundle);
+
 /// Read a bundle's manifest.
 Result<Manifest> read_manifest(const std::string& bundle);
 

@@ -110,7 +110,7 @@ Result<std::shared_ptr<const OnnxGraph>> OnnxBackend::session(const Bundle& bund
     Result<std::shared_ptr<const OnnxGraph>> graph =
         OnnxGraph::load(*graphs_.ort, *path, threads_, std::move(overrides), graphs_.type());
     if (!graph) {
-        graph.error().mend = "Export it again: edge-cl export " + bundle.path();
+        graph.error().mend = "Export it again: " + export_command(bundle.path());
         return graph.error();
     }
     return sessions_.emplace(std::move(key), *graph).first->second;
