@@ -223,10 +223,10 @@ def _show_report(report: Any, store: Store) -> None:
     from edge_cl.report import percent, weakest
 
     old = report.old_class_accuracy
+    new = [("accuracy on new classes (hold-out)", percent(report.holdout_accuracy))] if report.classes else []
     rows = [
-        ("new classes", f"{len(report.classes)} from {report.images} pictures"),
-        ("known classes", str(len(report.known_classes))),
-        ("accuracy on new classes (hold-out)", percent(report.holdout_accuracy)),
+        *report.counts(),
+        *new,
         ("old classes before → after", f"{percent(old['before'])} → {percent(old['after'])}"),
         ("forgetting", f"{report.forgetting * 100:.1f} points"),
         ("time", ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items())),

@@ -16,12 +16,12 @@ class LearnReport:
     """The report of one learn. Accuracies are fractions 0-1, measured on hold-out pictures.
 
     Attributes:
-        version: the store version that the learn made; None for a dry run.
+        version: the store version that the learn made; where nothing was new, the one in force.
         task: name of the task taught, or None where only known classes got pictures.
         classes: names of the new classes.
         updated_classes: known classes that got new pictures.
         known_classes: all classes known now.
-        images: pictures learned from, hold-out included.
+        images: pictures learned from, of new and known classes, hold-out included.
         skipped: files not used: {path, why}.
         epochs: of each adapter stage; 0 where statistics alone were taken.
         runtime: what encoded the pictures: "torch", or "onnxruntime" or "tensorrt" with the graphs of a bundle.
@@ -30,7 +30,7 @@ class LearnReport:
             where not limited) and predicted before training, the MB of the process with the model loaded, and how much
             of the peak CUDA's allocator gave out.
         peak_memory_mb: high-water mark of the process, the plot included (and of the CUDA allocator where one is used).
-        holdout_accuracy: of the new classes, among all classes known.
+        holdout_accuracy: of the new classes, among all classes known; where none is new, of the old ones.
         old_class_accuracy: of the classes known before: {before, after}, on the hold-out pictures of before.
         forgetting: mean over earlier tasks of (best accuracy since it last got pictures - accuracy now), on the same.
         accuracy_matrix: row k: accuracy of each task after learn k.
@@ -76,14 +76,18 @@ class LearnReport:
     def to_markdown(self) -> str:
         """Return the report as a page to read."""
         before, after = self.old_class_accuracy.get("before"), self.old_class_accuracy.get("after")
+        joined = "more pictures of known classes" if self.updated_classes else "pictures of nothing known"
+        new = [f"| new classes, among all known | {percent(self.holdout_accuracy)} |"] if self.classes else []
         lines = [
-            f"# Learned {self.task or 'more pictures of known classes'}",
+            f"# Learned {self.task or joined}",
             "",
-            f"{len(self.classes)} new classes from {self.images} pictures; {len(self.known_classes)} classes known.",
+            "| | |",
+            "|---|---|",
+            *(f"| {name} | {count} |" for name, count in self.counts()),
             "",
             "| | hold-out accuracy |",
             "|---|---|",
-            f"| new classes, among all known | {percent(self.holdout_accuracy)} |",
+            *new,
             f"| old classes before | {percent(before)} |",
             f"| old classes after | {percent(after)} |",
             f"| forgetting (best so far - now, mean over tasks) | {self.forgetting * POINTS:.1f} points |",
@@ -115,6 +119,14 @@ class LearnReport:
         if self.skipped:
             lines += ["", "## Skipped files", "", *(f"- `{s['path']}`: {s['why']}" for s in self.skipped)]
         return "\n".join(lines) + "\n"
+
+    def counts(self) -> list[tuple[str, str]]:
+        """Return how many classes and pictures were learned, and how many classes are known, each with its name."""
+        new, updated = len(self.classes), len(self.updated_classes)
+        counts = [("new classes", new)] if new else []
+        counts += [("known classes with new pictures", updated)] if updated else []
+        counts += [("pictures learned from", self.images), ("classes known", len(self.known_classes))]
+        return [(name, str(count)) for name, count in counts]
 
     def _trust(self) -> list[str]:
         """Write how far confidence and the unknown test can be relied on, where that was measured."""

@@ -334,7 +334,11 @@ def test_output_for_people(made: Path, store: Path) -> None:
         ("log",): "learn parts",
         ("eval", made / "fresh"): "accuracy",
         ("learn", "--new-classes", made / "second", "--dry-run"): "apple",
-        ("learn", "--new-classes", made / "second"): "2 from 16 pictures",
+        (
+            "learn",
+            "--new-classes",
+            made / "second",
+        ): "new classes 2 pictures learned from 16 classes known 5 accuracy on new",
         ("rename", "nut", "x"): "nut is now x.",
         ("forget", "x"): "Forgot x; edge-cl rollback brings them back.",
         ("rollback",): "is in force.",

@@ -266,3 +266,30 @@ def test_pictures_learned_before_take_one_line(taught: Learner, tmp_path: Path, 
         assert "log --report" in run.err
     edge_cl("forget", "8-first", "--store", store)
     assert "log --report" not in edge_cl(*args).err  # the version in force is no learn, and has none
+
+
+def test_the_report_tells_new_classes_from_known_ones(taught: Learner, tmp_path: Path, grown: Path) -> None:
+    """In words and in Markdown; where no class is new, there is no accuracy of new ones."""
+    store = copied(taught, tmp_path / "store").store.path
+    looks = {"new": THIRD, "nothing": {"x": 15}}
+    new, nothing = (write_looks(tmp_path / name, look) for name, look in looks.items())
+    learn: list[object] = ["learn", "--update", "--store", store, "--new-classes"]
+    write_looks(new, {"z-second": FIRST["z-second"]}, 1, first=200)
+    both = (("new classes", 2), ("known classes with new pictures", 1), ("pictures learned from", 17))
+    known = (("known classes with new pictures", 1), ("pictures learned from", 3))
+    none = (("pictures learned from", 0),)
+    for args, counts, title in (
+        ([new], both, "task-3"),
+        ([grown], known, "more pictures of known classes"),
+        ([grown], none, ""),
+        ([grown, "--negatives", nothing], none, "pictures of nothing known"),
+    ):
+        out = " ".join(edge_cl(*learn, *args).out.split())
+        expected = [*counts, ("classes known", 6)]
+        assert " ".join(f"{name} {count}" for name, count in expected) in out
+        assert ("new classes" in out) == ("accuracy on new classes" in out) == (counts is both)
+        page = edge_cl("log", "--report", "--store", store).out
+        if title:  # else no version was made
+            assert page.startswith(f"# Learned {title}\n\n| | |\n|---|---|\n")
+            assert "".join(f"| {name} | {count} |\n" for name, count in expected) in page
+            assert ("| new classes, among all known |" in page) == (counts is both)
