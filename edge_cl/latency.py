@@ -170,7 +170,7 @@ def measure(
     wanted += [(*first[-1], name, "routed") for name in backends[1:]]
     for count, layout, precision, out, name, rule in wanted:
         answer = Classifier(out, backend=name, threads=threads, rule=rule).predict
-        arms.append(_Arm(f"{count} tasks, {rule}", out, name, layout, precision, count, rule, answer))
+        arms.append(_Arm(f"{count} task{'s' * (count > 1)}, {rule}", out, name, layout, precision, count, rule, answer))
     say(f"measuring {len(arms)} ways of answering, {rounds} frames each ...")
     return _rows(arms, _latencies(arms, rounds), threads)
 
@@ -254,16 +254,21 @@ def plot(rows: Sequence[PredictRow]) -> bytes:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     shown = [row for row in rows if row.rule != "published"]
-    names = [" ".join(filter(None, (row.arm, row.layout, row.precision, row.backend))) for row in shown]
+    left_out = [f"\nnot shown: {_name(row)}: {row.median_ms:.1f} ms" for row in rows if row not in shown]
+    names = list(map(_name, shown))
     axes.barh(names, [row.median_ms for row in shown], color=["#888888", *["#2a6fbb"] * (len(shown) - 1)])
     axes.plot([row.p99_ms for row in shown], names, "|", color="black", markersize=12, label="99th percentile")
     axes.axvline(shown[0].median_ms, color="#888888", linewidth=1)
     axes.invert_yaxis()
-    axes.set(xlabel="milliseconds a frame, median", xlim=(0, None))
+    axes.set(xlabel="".join(["milliseconds a frame, median", *left_out]), xlim=(0, None))
     axes.legend()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
+
+
+def _name(row: PredictRow) -> str:
+    return " ".join(filter(None, (row.arm, row.layout, row.precision, row.backend)))
 
 
 def main() -> None:

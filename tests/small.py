@@ -7,8 +7,8 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,16 @@ class Run:
         value = json.loads(self.out)  # fails on a second value, and on any other text
         assert isinstance(value, dict)
         return value
+
+
+@contextmanager
+def drawn() -> Iterator[list[Any]]:
+    """Collect the figures that are saved meanwhile."""
+    from matplotlib.figure import Figure
+
+    figures: list[Any] = []
+    with mock.patch.object(Figure, "savefig", lambda figure, *_, **__: figures.append(figure)):
+        yield figures
 
 
 def edge_cl(*args: object) -> Run:

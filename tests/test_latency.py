@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from deployed import Deployed, graphs_once
 from PIL import Image
-from small import edge_cl
+from small import drawn, edge_cl
 
 from edge_cl.errors import EdgeClError
-from edge_cl.latency import BARE, _Arm, _fresh, with_tasks
+from edge_cl.latency import BARE, PredictRow, _Arm, _fresh, plot, with_tasks
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -36,6 +37,7 @@ def test_the_command_measures_every_way(deployed: Deployed, tmp_path: Path) -> N
     rows = done.json["rows"]
     assert json.loads((out / "summary.json").read_text())["rows"] == rows
     assert rows[0]["arm"] == BARE and rows[0]["ratio"] == 1.0
+    assert [row["arm"] for row in rows[1:3]] == ["1 task, routed", "3 tasks, routed"]
     ways = [(row["tasks"], row["layout"], row["precision"], row["backend"], row["rule"]) for row in rows[1:]]
     assert ways == [
         (1, "shared", "fp32", "onnxruntime", "routed"),
@@ -58,8 +60,26 @@ def test_the_command_measures_every_way(deployed: Deployed, tmp_path: Path) -> N
         assert image.size[0] > 600
 
 
+PUBLISHED = PredictRow(
+    "50 tasks, published", "onnxruntime", "shared", "fp32", 50, "published", 283.7, 300.0, 23.8, 5, 0.56, 138
+)  # fmt: skip
+ROWS = [
+    replace(PUBLISHED, arm=BARE, layout="", tasks=0, rule="", median_ms=11.9, start_s=None, memory_mb=None),
+    replace(PUBLISHED, arm="50 tasks, routed", rule="routed", median_ms=20.3),
+    PUBLISHED,
+]
+
+
+def test_the_plot_names_what_it_leaves_out() -> None:
+    with drawn() as figures:
+        plot(ROWS)
+    (axes,) = figures[0].axes
+    assert len(axes.patches) == 2
+    assert axes.get_xlabel().endswith("\nnot shown: 50 tasks, published shared fp32 onnxruntime: 283.7 ms")
+
+
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
-    arm = _Arm("1 tasks, routed", tmp_path, "onnxruntime", "shared", "fp32", 1, "routed", lambda frames: None)
+    arm = _Arm("1 task, routed", tmp_path, "onnxruntime", "shared", "fp32", 1, "routed", lambda frames: None)
     with pytest.raises(EdgeClError) as failed:
         _fresh(arm, 1)
     assert failed.value.faults[0] == f"A process that answers from {tmp_path} ended with status 1."
