@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import tempfile
 import time
@@ -425,13 +426,21 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> bytes:
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for name in summarise(rows):
+    summary = summarise(rows)
+    looks = itertools.cycle(("o--", "s-", "^--", "D-", "v--", "P-", "X--"))
+    for name, width, look in zip(summary, np.linspace(4, 2, len(summary)), looks, strict=False):
+        # What lies below another curve shows at its edges, through its gaps and in its hollow markers.
         curves = np.asarray([row["curve"] for row in rows if row["method"] == name])
         known = np.cumsum(rows[0]["tasks"])
-        axes.plot(known, 100 * curves.mean(0), marker="o", markersize=4, label=name)
+        axes.plot(
+            known, 100 * curves.mean(0), look, label=name, alpha=0.8, linewidth=width, markersize=4 + 2 * width,
+            markerfacecolor="none",
+        )  # fmt: skip
         if len(curves) > 1:
             axes.fill_between(known, 100 * curves.min(0), 100 * curves.max(0), alpha=0.15)
-    axes.set(xlabel="classes known", ylabel="accuracy over them, %", title=f"{rows[0]['data']}, {rows[0]['backbone']}")
+    backbone, _ = rows[0]["backbone"].rsplit(" ", 1)  # but for the hash of its weights
+    axes.set(xlabel="classes known", ylabel="accuracy over them, %", title=f"{rows[0]['data']}, {backbone}")
+    axes.locator_params("x", integer=True)
     axes.legend()
     axes.grid(alpha=0.3)
     buffer = io.BytesIO()

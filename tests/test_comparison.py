@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from small import BACKBONE, IMAGE_SIZE, edge_cl, write_looks, write_weights
+from small import BACKBONE, IMAGE_SIZE, drawn, edge_cl, write_looks, write_weights
 
 from edge_cl import Learner, comparison
 from edge_cl.benchmark import Stream, read_parts
@@ -132,6 +132,25 @@ def test_the_command_compares_and_resumes(data: Path, tmp_path: Path, monkeypatc
     other = ["16" if part == 12 else part for part in command]
     with pytest.raises(AssertionError, match="was done again"):  # another backbone's rows are not taken for its own
         assert edge_cl(*other, "--json").code == 0
+
+
+def row_of(name: str) -> dict[str, object]:
+    """Return a row of large figures."""
+    points = dict.fromkeys(("last", "average", "forgetting", "task_choice", "known_task"), 1.0)
+    costs = {"calibration_error": 0.1, "passes": 1.0, "answer_ms": 123.4, "slowest_learn_s": 123.4, "peak_mb": 12345}
+    kept = {"backbone": "vit 32 px 0123abcd", "data": "shop", "method": name, "tasks": [2, 1], "curve": [1.0, 0.5]}
+    return {**kept, **points, **costs}
+
+
+def test_the_plot_tells_curves_apart_that_lie_on_each_other() -> None:
+    with drawn() as figures:
+        comparison.plot(list(map(row_of, METHODS)))
+    (axes,) = figures[0].axes
+    assert {(line.get_marker(), line.get_markerfacecolor()) for line in axes.lines} == {(m, "none") for m in "os^DvPX"}
+    widths = [line.get_linewidth() for line in axes.lines]
+    assert len(widths) == len(METHODS) and widths == sorted(set(widths), reverse=True)
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+    assert axes.get_title() == "shop, vit 32 px"
 
 
 def simple(data: Path, output: Path, weights: Path) -> tuple[object, ...]:
