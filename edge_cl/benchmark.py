@@ -273,10 +273,12 @@ def plot(rows: Sequence[LearnRow]) -> bytes:
         (right, "MB above the idle process", lambda row: row.peak_mb - row.idle_mb),
     ]
     for axes, label, cost in costs:
+        highest = 0.0
         for arm in ARMS:
             own = [statistics.median(cost(row) for row in rows if (row.arm, row.task) == (arm, t)) for t in tasks]
             axes.plot([t + 1 for t in tasks], own, marker="o", markersize=4, label=arm)
-        axes.set(xlabel="task", title=label, ylim=(0, None))
+            highest = max(highest, *own)
+        axes.set(xlabel="task", title=label, ylim=(0, 1.08 * highest or 1))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
     buffer = io.BytesIO()

@@ -14,7 +14,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from PIL import Image
-from small import BACKBONE, IMAGE_SIZE, edge_cl, write_looks, write_weights
+from small import BACKBONE, IMAGE_SIZE, drawn, edge_cl, write_looks, write_weights
 
 from edge_cl import benchmark
 from edge_cl.benchmark import ARMS, LearnRow, Stream, read_parts, run, summarise
@@ -150,6 +150,21 @@ def test_the_command_compares_both_schedules(data: Path, tmp_path: Path) -> None
     with Image.open(out / "plot.png") as image:
         assert image.size[0] > 600
     assert "task 2 edge-cl:" in done.err
+
+
+def both(cost: float) -> list[LearnRow]:
+    """Return rows of a task, the arms alike but for the memory."""
+    ours = replace(ROW, arm="edge-cl", learn_s=cost, peak_mb=701.0, accuracy=0.5)
+    return [replace(ROW, learn_s=cost, accuracy=0.5), ours]
+
+
+@pytest.mark.parametrize("cost", [0.0, 100.0])
+def test_no_point_of_the_plot_is_cut(cost: float) -> None:
+    with drawn() as figures:
+        benchmark.plot([replace(row, task=task) for row in both(cost) for task in range(2)])
+    for axes, highest in zip(figures[0].axes, (cost, 200.0), strict=True):
+        assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 1.05 * highest
+        assert [line.get_label() for line in axes.lines] == ["joint", "edge-cl"]
 
 
 def test_an_interruption_loses_no_finished_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
