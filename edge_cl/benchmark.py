@@ -28,6 +28,7 @@ ARMS: Mapping[str, Sequence[str]] = {
     "edge-cl": (),
 }
 RULES = {BASELINE: "published", "edge-cl": "routed"}
+LABELS = {BASELINE: "published (joint)", "edge-cl": "edge-cl"}  # of arms, in tables and plots
 
 
 def run(*arguments: str | Path) -> Any:
@@ -276,7 +277,7 @@ def plot(rows: Sequence[LearnRow]) -> bytes:
         highest = 0.0
         for arm in ARMS:
             own = [statistics.median(cost(row) for row in rows if (row.arm, row.task) == (arm, t)) for t in tasks]
-            axes.plot([t + 1 for t in tasks], own, marker="o", markersize=4, label=arm)
+            axes.plot([t + 1 for t in tasks], own, marker="o", markersize=4, label=LABELS[arm])
             highest = max(highest, *own)
         axes.set(xlabel="task", title=label, ylim=(0, 1.08 * highest or 1))
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,23 +59,23 @@ def benchmark_learn(
     for row in bench.learn_rows(data, [increment], seeds or [1993], epochs, init, device, say):
         rows.append(row)
         bench.write(output / "rows.csv", bench.to_csv(list(map(vars, rows))).encode())
-        say(f"seed {row.seed} task {row.task + 1} {row.arm}: {row.learn_s:.1f} s, {row.peak_mb:.0f} MB")
+        say(f"seed {row.seed} task {row.task + 1} {bench.LABELS[row.arm]}: {row.learn_s:.1f} s, {row.peak_mb:.0f} MB")
     summary, machine = bench.summarise(rows), bench.machine()
     value = {"machine": machine, "data": str(data), "epochs": epochs, "arms": summary, "output": str(output)}
     _write(output, value, bench.to_csv(list(map(vars, rows))), bench.plot(rows))
 
     def show() -> None:
         cells = [
-            (arm, f"{v['learn_s']:.1f}", f"{v['speedup']:.2f}", f"{v['slowest_s']:.1f}", f"{v['peak_mb']:.0f}",
-             f"{v['cuda_peak_mb']:.0f}", f"{v['above_idle_mb']:.0f}", f"{v['memory_ratio']:.2f}",
+            (bench.LABELS[arm], f"{v['learn_s']:.1f}", f"{v['speedup']:.2f}", f"{v['slowest_s']:.1f}",
+             f"{v['peak_mb']:.0f}", f"{v['cuda_peak_mb']:.0f}", f"{v['above_idle_mb']:.0f}", f"{v['memory_ratio']:.2f}",
              f"{100 * v['accuracy']:.1f} %")
             for arm, v in summary.items()
         ]  # fmt: skip
         columns = (
-            "", "learning, s", "times faster", "slowest process, s", "peak MB", "of it CUDA", "above idle", "of joint",
-            "last",
+            "", "learning, s", "times faster", "slowest process, s", "peak MB", "of it CUDA", "above idle",
+            "of published", "last",
         )  # fmt: skip
-        answers.print(table(columns, cells))
+        answers.print(_narrow(columns, cells))
         say(f"{machine}. Rows, summary and plot: {output}")
 
     emit(as_json, value, show)
@@ -130,19 +131,19 @@ def benchmark_accuracy(
         columns = (
             "",
             "last",
-            "average",
-            "forgetting",
+            "avg.",
+            "forgot",
             "right task",
             "if told",
             "ECE",
             "passes",
             "ms",
-            "learn, s",
+            "learn s",
             "MB",
         )
-        answers.print(table(columns, cells))
-        say(f"Forgetting: {comparison.FORGETTING}.")
-        say(f"{rows[0]['backbone']}. Rows, summary and plot: {output}")
+        answers.print(_narrow(columns, cells))
+        say(f"Forgot: {comparison.FORGETTING}.")
+        say(f"{' weights '.join(rows[0]['backbone'].rsplit(' ', 1))}. Rows, summary and plot: {output}")
 
     emit(as_json, {**value, "output": str(output)}, show)
 
@@ -185,6 +186,13 @@ def benchmark_predict(
         say(f"{value['machine']}. Rows, summary and plot: {output}")
 
     emit(as_json, value, show)
+
+
+def _narrow(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
+    """Lay out a table such that 80 columns do for it: a word a line in its header, a blank between columns."""
+    laid_out = table([column.replace(" ", "\n") for column in columns], rows)
+    laid_out.padding = (0, 1, 0, 0)
+    return laid_out
 
 
 def _numbers(text: str) -> list[int]:

@@ -158,13 +158,23 @@ def both(cost: float) -> list[LearnRow]:
     return [replace(ROW, learn_s=cost, accuracy=0.5), ours]
 
 
+def test_the_table_breaks_no_word_at_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(benchmark, "learn_rows", lambda *_: iter(both(1234.5)))
+    done = edge_cl("benchmark", "learn", tmp_path, "--output", tmp_path / "out")
+    assert {"learning,", "faster", "slowest", "process,", "published", "last"} <= set(done.out.split())
+    assert "\npublished (joint) 1234.5 " in done.out
+    assert "seed 1 task 1 published (joint): 1234.5 s" in done.err
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
 @pytest.mark.parametrize("cost", [0.0, 100.0])
 def test_no_point_of_the_plot_is_cut(cost: float) -> None:
     with drawn() as figures:
         benchmark.plot([replace(row, task=task) for row in both(cost) for task in range(2)])
     for axes, highest in zip(figures[0].axes, (cost, 200.0), strict=True):
         assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 1.05 * highest
-        assert [line.get_label() for line in axes.lines] == ["joint", "edge-cl"]
+        assert [line.get_label() for line in axes.lines] == ["published (joint)", "edge-cl"]
 
 
 def test_an_interruption_loses_no_finished_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,6 +142,16 @@ def row_of(name: str) -> dict[str, object]:
     return {**kept, **points, **costs}
 
 
+def test_the_table_breaks_no_word_at_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(comparison, "compare", lambda *_, **__: list(map(row_of, METHODS)))
+    done = edge_cl("benchmark", "accuracy", tmp_path, "--output", tmp_path / "out")
+    assert {"last", "avg.", "forgot", "right", "learn", *METHODS} <= set(done.out.split())
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert f"Forgot: {comparison.FORGETTING}." in done.err
+    assert "vit 32 px weights 0123abcd. Rows" in done.err
+
+
 def test_the_plot_tells_curves_apart_that_lie_on_each_other() -> None:
     with drawn() as figures:
         comparison.plot(list(map(row_of, METHODS)))
