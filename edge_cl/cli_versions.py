@@ -137,7 +137,10 @@ def prune(
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete old versions, and what learns that were cut off left, for good; the one in force and its parent stay."""
+    """Delete old versions, and what learns that were cut off left, for good.
+
+    The one in force stays, and its parent too, unless --keep is 1.
+    """
     from edge_cl.learner import Learner
 
     learner = Learner.open(store)
