@@ -97,14 +97,15 @@ class TimeBudget:
         """Return the seconds of a whole learn under some settings."""
         training = work.shared_passes(config.epochs) + work.task_passes(config.epochs)
         return (
-            training * self.pass_s
+            (work.train + work.hold_out) * self.decode_s
+            + training * self.pass_s
             + self.encoding_s(work, config.views)
             + self.own_s(work, min(config.views, config.branch_views))
         )
 
     def encoding_s(self, work: Work, views: int) -> float:
-        """Return the seconds of reading the pictures and of one pass over them and so many random views."""
-        return work.base_passes(views) * self.pass_s + (work.train + SQUARES * work.hold_out) * self.decode_s
+        """Return the seconds of one pass over the pictures and so many random views."""
+        return work.base_passes(views) * self.pass_s
 
     def own_s(self, work: Work, views: int) -> float:
         """Return the seconds from the end of the task adapter's training to the end of the learn."""
@@ -112,7 +113,7 @@ class TimeBudget:
 
     def finish_s(self, work: Work) -> float:
         """Return the seconds after the statistics."""
-        return SQUARES * work.negatives * (self.pass_s + self.decode_s) + FINISH_S
+        return work.negatives * (SQUARES * self.pass_s + self.decode_s) + FINISH_S
 
     def fit(self, work: Work, config: LearnConfig) -> LearnConfig:
         """Return the settings with as many epochs as fit, else without a teacher, fewer views, or statistics alone.

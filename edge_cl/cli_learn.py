@@ -191,16 +191,16 @@ def learn(
 def _dry_run(
     learner: Any, new_classes: Path, negatives: Path | None, config: LearnConfig, update: bool, as_json: bool
 ) -> None:
-    from edge_cl.intake import Intake
+    from edge_cl.intake import Intake, of_nothing_known
     from edge_cl.pictures import read_folder, read_unlabelled
 
-    if learner is None:
+    if learner is not None:
+        intake = learner.look(new_classes, config, update=update, negatives=negatives)
+    else:
         folder = read_folder(new_classes, growing=update)
         intake = Intake.of(folder, {}, update=update, hold_out=config.hold_out)
-    else:
-        intake = learner.look(new_classes, config, update=update)
-    if negatives is not None:
-        intake = replace(intake, negatives=read_unlabelled(negatives))
+        if negatives is not None:
+            intake = replace(intake, negatives=of_nothing_known(read_unlabelled(negatives), ()))
     value = intake.to_json()
 
     def show() -> None:

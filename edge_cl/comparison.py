@@ -102,7 +102,7 @@ class Setting:
 def _decoded(folder: PictureFolder, start: int, encoder: Encoder) -> Any:
     from edge_cl.decoded import decode
 
-    return decode(folder.pictures[start : start + DECODE_AT_ONCE], encoder.preprocess, copies=False).pixels
+    return decode(folder.pictures[start : start + DECODE_AT_ONCE], encoder.preprocess).pixels
 
 
 @dataclass(frozen=True)

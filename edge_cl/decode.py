@@ -113,7 +113,7 @@ def path_kind(path: Path) -> str:
     return "" if suffix in SUFFIXES else "not a picture's file name"
 
 
-def open_picture(path: Path, *, at_least: int | None = None) -> Image.Image:
+def open_picture(path: Path, *, at_least: int | None = None, sha256: str | None = None) -> Image.Image:
     """Return a picture as upright 8-bit RGB.
 
     Args:
@@ -121,11 +121,14 @@ def open_picture(path: Path, *, at_least: int | None = None) -> Image.Image:
         at_least: the shorter side wanted, in pixels; a larger JPEG may then come scaled down by 2, 4 or 8
             while its shorter side stays at least this, which decodes a large photo several times faster, and what still
             has `LARGE_PIXELS` by any whole number, which takes less memory.
+        sha256: of the file's bytes, as `check_picture` gave it, if it has to be the same file still.
 
     Raises:
-        PictureError: the file cannot be read, or is not a picture.
+        PictureError: the file cannot be read, is not a picture, or is another than it was.
     """
-    with _explained(path), _opened(path, at_least) as (image, _, _):
+    with _explained(path), _opened(path, at_least) as (image, _, data):
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            raise PictureError(path, "another picture since it was checked")
         turn = _UPRIGHT.get(_orientation(image))
         rgb = _to_rgb(image) if at_least is None else _reduced_rgb(image, max(1, min(image.size) // at_least))
         return rgb if turn is None else rgb.transpose(turn)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import overload
 
@@ -28,16 +29,34 @@ class Decoded:
     Attributes:
         pictures: which.
         pixels: the centred square, (S, S, 3) each.
-        copies: reduced copies that augmented views are cut from; empty for hold-out pictures.
+        copies: reduced copies that augmented views are cut from; empty where none are cut.
+        closer: the closer square, (S, S, 3) each; empty where it was not asked for.
     """
 
-    pictures: Sequence[Picture]
-    pixels: Sequence[Pixels]
-    copies: Sequence[Image.Image]
+    pictures: list[Picture]
+    pixels: list[Pixels]
+    copies: list[Image.Image]
+    closer: list[Pixels]
+
+    def of_classes(self, names: Collection[str]) -> Decoded:
+        """Return those of some classes."""
+        rows = [i for i, picture in enumerate(self.pictures) if picture.label in names]
+        return Decoded(*([values[i] for i in rows] if values else [] for values in vars(self).values()))
+
+    def release(self) -> None:
+        """Let go of all but the list of the pictures."""
+        for values in (self.pixels, self.copies, self.closer):
+            values.clear()
 
 
 def decode(
-    pictures: Sequence[Picture], spec: Preprocess, *, copies: bool, skipped: list[Skipped] | None = None
+    pictures: Sequence[Picture],
+    spec: Preprocess,
+    *,
+    copies: bool = False,
+    closer: bool = False,
+    unchanged: bool = False,
+    skipped: list[Skipped] | None = None,
 ) -> Decoded:
     """Decode pictures once.
 
@@ -45,28 +64,34 @@ def decode(
         pictures: files that were readable a moment ago.
         spec: how they become pixels.
         copies: whether views will be cut from them.
+        closer: whether the closer square is wanted too.
+        unchanged: whether a file that is another now than when it was checked counts as unreadable.
         skipped: gets those that are not readable any more; without it, they are errors.
 
     Raises:
         PictureError: one cannot be read any more.
     """
-    read, pixels, reduced = [], [], []
+    read = Decoded([], [], [], [])
     for picture in pictures:
         try:
-            image = open_picture(picture.path, at_least=DECODE * spec.image_size)
+            image = open_picture(
+                picture.path, at_least=DECODE * spec.image_size, sha256=picture.sha256 if unchanged else None
+            )
         except PictureError as error:
             if skipped is None:
                 raise
             skipped.append(Skipped(picture.path, error.why))
             continue
-        read.append(picture)
-        pixels.append(spec.centre(image))
+        read.pictures.append(picture)
+        read.pixels.append(spec.centre(image))
+        if closer:
+            read.closer.append(spec.closer().centre(image))
         if copies:
             factor = WORKING_COPY * spec.image_size / min(image.size)
             if factor < 1:
                 image = image.resize((round(image.width * factor), round(image.height * factor)), reducing_gap=2.0)
-            reduced.append(image)
-    return Decoded(read, pixels, reduced)
+            read.copies.append(image)
+    return read
 
 
 def copy_bytes(size: tuple[int, int], spec: Preprocess) -> int:
@@ -77,32 +102,40 @@ def copy_bytes(size: tuple[int, int], spec: Preprocess) -> int:
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures of a learn, decoded when they are first looked at, and their views.
+    """Pictures of a learn and their views.
 
     View 0 is the centred square; the others are random, and the same whatever pictures a picture comes with.
 
     Attributes:
-        pictures: files.
-        spec: how they become pixels.
+        decoded: the pictures in memory, until they are released.
+        spec: how they became pixels.
         seed: of the random views.
         scale: smallest and largest area of a random view, as fractions of the picture.
-        copies: whether there are random views.
     """
 
-    pictures: Sequence[Picture]
+    decoded: Decoded
     spec: Preprocess
     seed: int
     scale: tuple[float, float]
-    copies: bool
+
+    @property
+    def pictures(self) -> Sequence[Picture]:
+        """The files."""
+        return self.decoded.pictures
+
+    @property
+    def copies(self) -> bool:
+        """Whether there are random views."""
+        return bool(self.decoded.copies)
 
     @cached_property
-    def decoded(self) -> Decoded:
-        """The pictures in memory."""
-        return decode(self.pictures, self.spec, copies=self.copies)
+    def digest(self) -> str:
+        """What tells these pictures from others, in eight characters."""
+        return hashlib.sha256("".join(p.sha256 for p in self.pictures).encode()).hexdigest()[:8]
 
-    def release(self) -> None:
-        """Let go of the decoded pictures; they are decoded again if they are looked at again."""
-        self.__dict__.pop("decoded", None)
+    def closer(self) -> Source:
+        """Return the same pictures' closer square."""
+        return replace(self, decoded=replace(self.decoded, pixels=self.decoded.closer), spec=self.spec.closer())
 
     def view(self, number: int) -> Sequence[Pixels]:
         """Return a view of every picture, (S, S, 3) each; a random one is cut whenever it is looked at."""

@@ -37,7 +37,7 @@ def evaluate(recogniser: Recogniser, folder: PictureFolder) -> dict[str, Any]:
     read, skipped = list[Picture](), list(folder.skipped)
     for start in range(0, len(folder.pictures), DECODE_AT_ONCE):
         part = folder.pictures[start : start + DECODE_AT_ONCE]
-        decoded = decode(part, recogniser.backend.preprocess, copies=False, skipped=skipped)
+        decoded = decode(part, recogniser.backend.preprocess, skipped=skipped)
         read += decoded.pictures
         for posterior, strange in recogniser.posteriors(decoded.pixels):
             posteriors.append(posterior)

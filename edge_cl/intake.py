@@ -9,6 +9,20 @@ from typing import Any
 from edge_cl.errors import FolderError
 from edge_cl.pictures import Picture, PictureFolder, Skipped, path_text, split_hold_out
 
+NEGATIVES = 200  # pictures of nothing known whose features are kept
+
+
+def of_nothing_known(folder: PictureFolder, kept: Collection[str]) -> PictureFolder:
+    """Return negatives, at most `NEGATIVES` from everywhere in a folder, without those whose features are kept.
+
+    Args:
+        folder: as read.
+        kept: their SHA-256.
+    """
+    count = len(folder.pictures)
+    some = [folder.pictures[i * count // min(count, NEGATIVES)] for i in range(min(count, NEGATIVES))]
+    return replace(folder, pictures=tuple(p for p in some if p.sha256 not in kept))
+
 
 @dataclass(frozen=True)
 class Intake:
@@ -22,7 +36,7 @@ class Intake:
         hold_out: pictures that measure the result.
         learned_before: number of pictures in the folder that are passed over, as their class was learned from them.
         copies: new classes all of whose pictures were learned under other names, and these names.
-        negatives: pictures of nothing that is or will be known, which tighten the unknown test, or None.
+        negatives: pictures of nothing that is or will be known, which are to tighten the unknown test, or None.
     """
 
     folder: PictureFolder
@@ -66,11 +80,21 @@ class Intake:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to learn from."""
-        return not self.folder.pictures and self.negatives is None
+        return not self.folder.pictures and not (self.negatives and self.negatives.pictures)
 
-    def of_classes(self, names: Collection[str]) -> tuple[list[Picture], list[Picture]]:
-        """Return the training and hold-out pictures of some classes."""
-        return [p for p in self.train if p.label in names], [p for p in self.hold_out if p.label in names]
+    def without(self, gone: Sequence[Skipped]) -> Intake:
+        """Return the intake without some files; a new class of which none is left to learn from goes as a whole."""
+        paths = {s.path for s in gone}
+        train = tuple(p for p in self.train if p.path not in paths)
+        new = tuple(name for name in self.new if any(p.label == name for p in train))
+        held = tuple(p for p in self.hold_out if p.path not in paths and p.label in {*new, *self.known})
+        left = {p.path for p in (*train, *held)}
+        alone = [Skipped(p.path, "no other of its class is left") for p in self.hold_out if p.path not in paths | left]
+        skipped = sorted((*self.folder.skipped, *gone, *alone), key=lambda s: str(s.path))
+        pictures = tuple(p for p in self.folder.pictures if p.path in left)
+        known = tuple(name for name in self.known if any(p.label == name for p in pictures))
+        folder = replace(self.folder, pictures=pictures, skipped=tuple(skipped))
+        return replace(self, folder=folder, new=new, known=known, train=train, hold_out=held)
 
     def to_json(self) -> dict[str, Any]:
         """Return the table that `--dry-run` prints."""

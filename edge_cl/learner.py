@@ -231,13 +231,23 @@ class Learner:
 
     # Learning -----------------------------------------------------------------------------------------------------
 
-    def look(self, new_classes: str | Path, config: LearnConfig | None = None, *, update: bool = False) -> Intake:
+    def look(
+        self,
+        new_classes: str | Path,
+        config: LearnConfig | None = None,
+        *,
+        update: bool = False,
+        negatives: str | Path | None = None,
+    ) -> Intake:
         """Read a folder and hold it against the known classes; load no model, change nothing."""
-        from edge_cl.intake import Intake
-        from edge_cl.pictures import read_folder
+        from edge_cl.intake import Intake, of_nothing_known
+        from edge_cl.pictures import read_folder, read_unlabelled
 
-        folder, known = read_folder(Path(new_classes), growing=update), self._learned_from(self.store.head)
-        return Intake.of(folder, known, update=update, hold_out=(config or LearnConfig()).hold_out)
+        folder, (known, kept) = read_folder(Path(new_classes), growing=update), self._learned_from(self.store.head)
+        intake = Intake.of(folder, known, update=update, hold_out=(config or LearnConfig()).hold_out)
+        if negatives is None:
+            return intake
+        return replace(intake, negatives=of_nothing_known(read_unlabelled(Path(negatives)), kept))
 
     def learn(
         self,
@@ -306,7 +316,7 @@ class Learner:
                 report = replace(report, notes=[*report.notes, again])
                 version, made_of = parent, None
             else:
-                intake = lesson.intake(self._learned_from(parent), update=update)
+                intake = lesson.intake(*self._learned_from(parent), update=update)
                 old, encoder = self.load(parent)
                 if intake.is_empty or made:  # or of an earlier release, that kept no fingerprints
                     report = nothing_new(old, config, intake, parent.number, stopwatch.seconds, start)
@@ -331,12 +341,12 @@ class Learner:
             discard([self._left(version)])
         return report
 
-    def _learned_from(self, version: Version) -> Mapping[str, Collection[str]]:
-        """Return the SHA-256 of the pictures behind each known class, by its name, without loading a model."""
+    def _learned_from(self, version: Version) -> tuple[Mapping[str, Collection[str]], Collection[str]]:
+        """Return the SHA-256 of the pictures behind each known class, by its name, and of negatives; load no model."""
         from edge_cl.fingerprints import read_fingerprints
 
         hashes, state = read_fingerprints(self.store, version), cast("Any", self.store.read_json(version, "state"))
-        return {c["name"]: hashes.get(c["id"], frozenset()) for c in state["classes"]}
+        return {c["name"]: hashes.get(c["id"], frozenset()) for c in state["classes"]}, state.get("negatives", ())
 
     def _left(self, version: Version) -> Path:
         """Return the directory that a learn's checkpoint had, which stays until all is done that was asked for."""
@@ -474,7 +484,7 @@ class Learner:
         answers, skipped = list[Answer](), list(folder.skipped)
         for start in range(0, len(pictures), DECODE_AT_ONCE):
             part = pictures[start : start + DECODE_AT_ONCE]
-            decoded = decode(part, recogniser.backend.preprocess, copies=False, skipped=skipped)
+            decoded = decode(part, recogniser.backend.preprocess, skipped=skipped)
             found = recogniser.predict(decoded.pixels, top=top)
             answers += (Answer(p.path, a) for p, a in zip(decoded.pictures, found, strict=True))
         return Answers(answers, skipped_json(skipped))

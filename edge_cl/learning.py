@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,17 +24,18 @@ from edge_cl.assessment import (
 from edge_cl.budget import TimeBudget, Work
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
-from edge_cl.decoded import Source
+from edge_cl.decoded import Decoded, Source, decode
 from edge_cl.drift import DriftMap
 from edge_cl.encoding import Encoded, Progress, ViewEncoder
+from edge_cl.errors import FolderError
 from edge_cl.features import Encoder
 from edge_cl.fingerprints import with_fingerprints
 from edge_cl.head import WEIGHT_BITS, Branch, Discriminant, precision_of
 from edge_cl.heap import give_back
-from edge_cl.intake import Intake
+from edge_cl.intake import NEGATIVES, Intake
 from edge_cl.model import KnownClass, Model, Probes
-from edge_cl.pictures import Picture
-from edge_cl.plan import NEGATIVES, Plan, adapts, make_plan, shapes_base, teacher, work_of
+from edge_cl.pictures import Picture, Skipped, path_text
+from edge_cl.plan import Plan, adapts, make_plan, shapes_base, teacher, work_of
 from edge_cl.preprocess import Preprocess
 from edge_cl.spread import Spread
 from edge_cl.statistics import Indices, Statistics
@@ -68,6 +70,7 @@ class Learned:
         epochs: of adapter training (0: statistics only).
         plan: what was decided before it began.
         runtime: name of what encoded the pictures.
+        intake: the pictures that it was learned from: without those that went, or became others, meanwhile.
     """
 
     model: Model
@@ -75,6 +78,7 @@ class Learned:
     epochs: int
     plan: Plan
     runtime: str
+    intake: Intake
 
 
 @dataclass(frozen=True)
@@ -119,13 +123,15 @@ def learn(
     model, before = replace(model, config=config), model.closer
     with stopwatch.stage("scan"):
         plan, budget = make_plan(model, encoder, intake, started, checkpoint)
+        intake, *decoded = _read(intake, encoder.preprocess)
     model = replace(model, config=plan.config)
     encoder = replace(encoder, batch_size=plan.config.micro_batch)
     steps = Steps(work_of(model, encoder, intake), budget, checkpoint, cache, progress, stopwatch)
     task, epochs = -1, 0
     if intake.new:
         model, task = _with_new_classes(model, intake, task_name)
-    sources = {t: _sources(model, encoder, intake, t) for t in {c.task for c in model.classes}}
+    sources = _sources(model, encoder.preprocess, intake, *decoded)
+    del decoded  # each task's are let go of when they have been encoded
     job = None
     if adapts(model, intake):
         job = _job(model, encoder, intake, task, sources[task][0], steps)
@@ -133,20 +139,20 @@ def learn(
         model, encoder = _with_adapters(model, encoder, adapted, intake, task, sources[task][0])
         job, epochs = (None, adapted.epochs) if adapted.task else (replace(job, encoder=encoder), 0)
     for t, (train, held) in sorted(sources.items()):
-        if train.pictures or held.pictures:
-            model, trained = _with_pictures(model, encoder, t, train, held, job if t == task else None, steps)
-            epochs = trained or epochs
+        model, trained = _with_pictures(model, encoder, t, train, held, job if t == task else None, steps)
+        epochs = trained or epochs
     hashes = with_fingerprints(model.fingerprints, model.ids, intake.folder.pictures)
     model = replace(model, fingerprints=hashes)
     with stopwatch.stage("head"):
-        if intake.negatives:
-            model = _with_negatives(model, encoder, intake.negatives.pictures, steps)
+        if intake.negatives and intake.negatives.pictures:
+            model, gone = _with_negatives(model, encoder, intake.negatives.pictures, steps)
+            intake = intake.without(gone)
         if config.choose_shrinkage:  # on the square that the statistics are of
             model = replace(with_best_shrinkage(replace(model, closer=False)), closer=model.closer)
         model = on_better_square(model) if config.choose_square else replace(model, closer=False)
         turned = set(model.adapters) if model.closer != before else set[int]()
         model = _calibrated(model, turned | ({task} if intake.new else set()), encoder.prefix_width)
-    return Learned(model, task if intake.new else None, epochs, plan, encoder.runtime)
+    return Learned(model, task if intake.new else None, epochs, plan, encoder.runtime, intake)
 
 
 def _with_new_classes(model: Model, intake: Intake, task_name: str | None) -> tuple[Model, int]:
@@ -173,14 +179,42 @@ def _unused(name: str, taken: set[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
-def _sources(model: Model, encoder: Encoder, intake: Intake, task: int) -> tuple[Source, Source]:
-    """Return the training and the hold-out pictures of one task's classes."""
-    names = {c.name for c in model.classes if c.task == task} & set(intake.folder.classes)
-    train, held = (
-        Source(pictures, encoder.preprocess, model.config.seed, (model.config.view_scale, 1.0), copies)
-        for pictures, copies in zip(intake.of_classes(names), (True, False), strict=True)
-    )
-    return train, held
+def _read(intake: Intake, spec: Preprocess) -> tuple[Intake, Decoded, Decoded]:
+    """Decode all pictures before anything is begun: the folder may change while they are learned.
+
+    Returns:
+        The intake without what has gone, or has become another picture, since it was checked; the pictures to learn
+        from, and those that are held out.
+
+    Raises:
+        FolderError: none is left.
+    """
+    gone: list[Skipped] = []
+    train = decode(intake.train, spec, copies=True, unchanged=True, skipped=gone)
+    held = decode(intake.hold_out, spec, closer=True, unchanged=True, skipped=gone)
+    left = intake.without(gone)
+    if left.is_empty:
+        raise FolderError(
+            f"{path_text(intake.folder.root)}: no picture is any more what it was when it was checked.",
+            mend="Give the same command again when the folder is at rest.",
+        )
+    return left, train, held
+
+
+def _sources(
+    model: Model, spec: Preprocess, intake: Intake, train: Decoded, held: Decoded
+) -> dict[int, tuple[Source, Source]]:
+    """Return the training and the hold-out pictures of each task that gets some."""
+    names, scale = set(intake.folder.classes), (model.config.view_scale, 1.0)
+    by_task = defaultdict[int, set[str]](set)
+    for c in model.classes:
+        if c.name in names:
+            by_task[c.task].add(c.name)
+
+    def source(decoded: Decoded, of: set[str]) -> Source:
+        return Source(decoded.of_classes(of), spec, model.config.seed, scale)
+
+    return {task: (source(train, of), source(held, of)) for task, of in by_task.items()}
 
 
 def _job(model: Model, encoder: Encoder, intake: Intake, task: int, source: Source, steps: Steps) -> Job:
@@ -241,13 +275,15 @@ def _with_pictures(
     reduced = reduces_precision(config, encoder.device)
     encode = ViewEncoder(encoder, steps.checkpoint, steps.cache, steps.progress, reduced)
     with stage("prefix" if job else "head"):
-        seen = encode.base(f"train-{task}", train, views, keep_tokens=branches and task not in model.branches)
-        train.release()
-        squares = {"held": held, "closer": replace(held, spec=held.spec.closer())}
-        seen_held = {}
-        for square, source in squares.items():
-            seen_held[square] = encode.base(f"{square}-{task}", source, 0, keep_tokens=branches)
-            source.release()
+        of_train, of_held = (f"{task}-{source.digest}" for source in (train, held))
+        seen = encode.base(f"train-{of_train}", train, views, keep_tokens=branches and task not in model.branches)
+        train.decoded.release()
+        squares = {"held": held, "closer": held.closer()}
+        seen_held = {
+            square: encode.base(f"{square}-{of_held}", source, 0, keep_tokens=branches)
+            for square, source in squares.items()
+        }
+        held.decoded.release()
     if job is not None:
         if steps.budget:
             job = replace(job, deadline=steps.budget.training_deadline(steps.work, encoded=True))
@@ -258,9 +294,9 @@ def _with_pictures(
         if seen.tokens:
             most = config.branch_views
             own_views = steps.budget.fit_own_views(steps.work, most) if steps.budget and job else most
-            own = encode.branch(f"train-{task}", seen, model.adapters[task], 1 + own_views)
+            own = encode.branch(f"train-{of_train}", seen, model.adapters[task], 1 + own_views)
         shown = [
-            _Shown(squares[name], found, encode.branch(f"{name}-{task}", found, model.adapters[task], 1))
+            _Shown(squares[name], found, encode.branch(f"{name}-{of_held}", found, model.adapters[task], 1))
             if found.tokens
             else _Shown(squares[name], found, found)
             for name, found in seen_held.items()
@@ -268,22 +304,29 @@ def _with_pictures(
         return _with_statistics(model, task, _Shown(train, seen, own), *shown), epochs
 
 
-def _with_negatives(model: Model, encoder: Encoder, pictures: Sequence[Picture], steps: Steps) -> Model:
-    """Keep the features of pictures of nothing known, the latest `NEGATIVES`; of more at once some from everywhere."""
-    some = np.linspace(0, len(pictures) - 1, min(len(pictures), NEGATIVES)).astype(int)
-    encode = ViewEncoder(encoder, steps.checkpoint, steps.cache, steps.progress)
-    chosen = [pictures[i] for i in some]
+def _with_negatives(
+    model: Model, encoder: Encoder, pictures: Sequence[Picture], steps: Steps
+) -> tuple[Model, list[Skipped]]:
+    """Keep the features of pictures of nothing known, the latest `NEGATIVES`, each once.
 
-    def joined(name: str, spec: Preprocess, earlier: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
-        source = Source(chosen, spec, model.config.seed, (1.0, 1.0), copies=False)
-        found = encode.base(name, source, 0, keep_tokens=False).features[0].astype(np.float16)
+    Returns:
+        The model, and the files that could not be read any more.
+    """
+    gone: list[Skipped] = []
+    spec, encode = encoder.preprocess, ViewEncoder(encoder, steps.checkpoint, steps.cache, steps.progress)
+    own = Source(decode(pictures, spec, closer=True, unchanged=True, skipped=gone), spec, model.config.seed, (1.0, 1.0))
+
+    def joined(name: str, source: Source, earlier: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
+        found = encode.base(f"{name}-{own.digest}", source, 0, keep_tokens=False).features[0].astype(np.float16)
         return np.concatenate((earlier, found))[-NEGATIVES:] if len(earlier) else found
 
-    return replace(
+    model = replace(
         model,
-        negatives=joined("negatives", encoder.preprocess, model.negatives),
-        closer_negatives=joined("closer-negatives", encoder.preprocess.closer(), model.closer_negatives),
+        negatives=joined("negatives", own, model.negatives),
+        closer_negatives=joined("closer-negatives", own.closer(), model.closer_negatives),
+        negative_hashes=(*model.negative_hashes, *(p.sha256 for p in own.pictures))[-NEGATIVES:],
     )
+    return model, gone
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from edge_cl.config import LearnConfig
 from edge_cl.encoding import Progress
 from edge_cl.features import Encoder
 from edge_cl.heap import give_back
-from edge_cl.intake import Intake
+from edge_cl.intake import Intake, of_nothing_known
 from edge_cl.learning import Stopwatch, learn
 from edge_cl.memory import peak_mb
 from edge_cl.model import Model
@@ -74,10 +74,10 @@ class Lesson:
         """Return whether a version is what this very lesson made of the one before."""
         return version.record.get("job") == self.digest(version.parent)
 
-    def intake(self, known: Mapping[str, Collection[str]], *, update: bool) -> Intake:
-        """Hold the pictures against the known classes; see `Intake.of`."""
+    def intake(self, known: Mapping[str, Collection[str]], negatives: Collection[str], *, update: bool) -> Intake:
+        """Hold the pictures against the known classes, and the negatives against those known; see `Intake.of`."""
         intake = Intake.of(self.folder, known, update=update, hold_out=self.config.hold_out)
-        return replace(intake, negatives=self.negatives)
+        return replace(intake, negatives=self.negatives and of_nothing_known(self.negatives, negatives))
 
     def learn(
         self,
@@ -115,7 +115,7 @@ class Lesson:
             old, encoder, intake, config, self.task,
             checkpoint=checkpoint, cache=cache, progress=progress, stopwatch=stopwatch, started=started,
         )  # fmt: skip
-        model, report = measure_outcome(old, learned, config, intake, stopwatch.seconds)
+        model, report = measure_outcome(old, learned, config, stopwatch.seconds)
         require_little_forgetting(report, config.max_forgetting)
         report = replace(report, version=transaction.next_number, notes=[*report.notes, *self._notes(report)])
         give_back()  # what measuring took, so that saving and the plot do not come on top of it

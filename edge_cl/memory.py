@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge_cl.budget import Work
+from edge_cl.budget import SQUARES, Work
 from edge_cl.config import LearnConfig
 from edge_cl.errors import EdgeClError
 from edge_cl.features import Encoder
@@ -116,7 +116,7 @@ class Footprint:
 
     def _pictures_b(self) -> float:
         square = 3 * self.image_size**2
-        return (self.work.hold_out + self.work.train) * square + self.copies
+        return (SQUARES * self.work.hold_out + self.work.train) * square + self.copies
 
     def _at_once(self, config: LearnConfig) -> set[int]:
         """Return how many pictures training takes at once; none where there is none."""

@@ -106,6 +106,7 @@ class Model:
         spreads: of every task's classes; those that earlier releases taught have none.
         probes: of every task that had pictures to hold out.
         negatives: features of pictures of nothing known, in the base branch, (M, F), half precision; M may be 0.
+        negative_hashes: SHA-256 of these; of the last of them, where an earlier release kept the others.
         closer: whether pictures are answered on the closer square (`Preprocess.closer`) instead of the one learned on.
         closer_probes, closer_negatives: of the same pictures, on that square; none of those of earlier releases.
         fingerprints: of the pictures that were learned.
@@ -130,6 +131,7 @@ class Model:
     spreads: Mapping[int, Spread] = field(default_factory=dict)
     probes: Mapping[int, Probes] = field(default_factory=dict)
     negatives: npt.NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
+    negative_hashes: tuple[str, ...] = ()
     closer: bool = False
     closer_probes: Mapping[int, Probes] = field(default_factory=dict)
     closer_negatives: npt.NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
@@ -309,6 +311,7 @@ class Model:
             "rounded": self.rounded,
             "exit": None if self.exit is None else asdict(self.exit),
             "closer": self.closer,
+            "negatives": list(self.negative_hashes),
         }
 
     @classmethod
@@ -341,6 +344,7 @@ class Model:
             spreads={t: Spread.from_numpy(s) for t in tasks if (s := read(t, "spread"))},
             probes={t: _probes(p) for t in tasks if (p := read(t, "probes"))},
             negatives=_negatives(store, version, "negatives"),
+            negative_hashes=tuple(state.get("negatives", ())),
             closer=state.get("closer", False),
             closer_probes={t: _probes(p) for t in tasks if (p := read(t, "closer-probes"))},
             closer_negatives=_negatives(store, version, "closer-negatives"),

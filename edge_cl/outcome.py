@@ -23,10 +23,10 @@ STAGES = ("total", "scan", "shared", "prefix", "train", "head")
 
 
 def measure_outcome(
-    old: Model, learned: Learned, asked: LearnConfig, intake: Intake, seconds: Mapping[str, float]
+    old: Model, learned: Learned, asked: LearnConfig, seconds: Mapping[str, float]
 ) -> tuple[Model, LearnReport]:
     """Measure the new model against the old one; return it with its history, and the report."""
-    new, task = learned.model, learned.task
+    new, task, intake = learned.model, learned.task, learned.intake
     before, after = assess(old), assess(new)
     same = assess(new.seen_by(old)) if intake.known else after  # the old classes, on the pictures that `before` is of
     earlier, updated = {c.task for c in old.classes}, {c.task for c in old.classes if c.name in intake.known}
@@ -87,7 +87,7 @@ def nothing_new(
 ) -> LearnReport:
     """Return the report of a learn without a picture that is new: the version in force, measured again."""
     plan = Plan(asked, None, idle_mb(), idle_mb())
-    _, report = measure_outcome(model, Learned(model, None, 0, plan, "torch"), asked, intake, seconds)
+    _, report = measure_outcome(model, Learned(model, None, 0, plan, "torch", intake), asked, seconds)
     passed = intake.learned_before + report.images
     return replace(
         report,

@@ -22,13 +22,12 @@ from edge_cl.model import Model
 from edge_cl.training import reduces_precision
 
 PACE_PICTURES = 32  # pictures that the pace of a learn is measured on
-NEGATIVES = 200  # pictures of nothing known whose features are kept
 
 
 def adapts(model: Model, intake: Intake) -> bool:
     """Return whether adapters are trained: asked for, and with enough classes and pictures to train on."""
-    config, (train, _) = model.config, intake.of_classes(intake.new)
-    return config.method != "prototype" and len(intake.new) > 1 and len(train) >= config.adapt_pictures
+    config, count = model.config, sum(p.label in intake.new for p in intake.train)
+    return config.method != "prototype" and len(intake.new) > 1 and count >= config.adapt_pictures
 
 
 def shapes_base(model: Model, intake: Intake) -> bool:
@@ -64,12 +63,12 @@ def measure_pace(encoder: Encoder, intake: Intake, config: LearnConfig, started:
         return None
     encoder = replace(encoder, compiled=None)  # training, whose seconds this gives too, runs in torch
     some, spec, start = intake.train[:PACE_PICTURES], encoder.preprocess, time.monotonic()
-    copies = decode(some, spec, copies=True).copies
+    copies = decode(some, spec, copies=True, skipped=[]).copies
     decoded = time.monotonic()
     views = [spec.view(image, np.random.default_rng(0), scale=(config.view_scale, 1.0)) for image in copies]
     for _ in encoder.batches(views):
         pass
-    count = max(1, len(some))
+    count = max(1, len(copies))
     return TimeBudget(started + config.time_s, (decoded - start) / count, (time.monotonic() - decoded) / count)
 
 
@@ -153,5 +152,5 @@ def work_of(model: Model, encoder: Encoder, intake: Intake) -> Work:
         training=REDUCED_TRAINING if reduced else TRAINING,
         view=REDUCED_VIEW if reduced and encoder.graphs is None else 1.0,
         finer=(patches + backbone.fixed_tokens) / backbone.tokens / TAUGHT_EVERY if size else 0.0,
-        negatives=min(len(intake.negatives.pictures), NEGATIVES) if intake.negatives else 0,
+        negatives=len(intake.negatives.pictures) if intake.negatives else 0,
     )

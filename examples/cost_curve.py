@@ -41,7 +41,7 @@ def measure(learner: Learner, folder: Path) -> list[tuple[str, float, float]]:
     truth = np.asarray([column[p.label] for p in pictures])
     early, near, base, one, two, asked = [], [], [], [], [], []
     for start in range(0, len(pictures), BATCH_SIZE):
-        pixels = np.stack(decode(pictures[start : start + BATCH_SIZE], encoder.preprocess, copies=False).pixels)
+        pixels = np.stack(decode(pictures[start : start + BATCH_SIZE], encoder.preprocess).pixels)
         encoding = backend.prefix(pixels)
         early.append(head.exit.answers(encoding.features)[0])
         near.append(replace(head.exit, confidence=0.0).answers(encoding.features)[1])

@@ -26,7 +26,7 @@ from edge_cl.adaptation import SCHEDULES, Job, train_task_adapter
 from edge_cl.benchmark import machine
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
-from edge_cl.decoded import Source
+from edge_cl.decoded import Source, decode
 from edge_cl.encoding import ViewEncoder
 from edge_cl.features import Encoder
 from edge_cl.pictures import read_folder
@@ -43,7 +43,7 @@ def make_job(encoder: Encoder, folder: Path, config: LearnConfig) -> Job:
     some = [found.pictures[i] for i in np.random.default_rng(0).permutation(len(found.pictures))[:PICTURES]]
     return Job(
         encoder=encoder,
-        source=Source(some, encoder.preprocess, 0, (config.view_scale, 1.0), copies=True),
+        source=Source(decode(some, encoder.preprocess, copies=True), encoder.preprocess, 0, (config.view_scale, 1.0)),
         labels=np.asarray([names.index(p.label) for p in some], np.int64),
         classes=len(names),
         earlier=[],

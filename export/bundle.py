@@ -426,7 +426,9 @@ def read_manifest(root: Path) -> Manifest:
             raise ValueError(f"it is larger than {MANIFEST_BYTES >> 20} MiB")
         return Manifest.decode(data)
     except FileNotFoundError:
-        raise BundleError(f"{root} is no bundle: it has no {MANIFEST}.", mend=f"Make one: edge-cl export {quote(str(root))}") from None
+        raise BundleError(
+            f"{root} is no bundle: it has no {MANIFEST}.", mend=f"Make one: edge-cl export {quote(str(root))}"
+        ) from None
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}.", mend="Check the path.") from error
     except FormatError as error:

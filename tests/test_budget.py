@@ -73,7 +73,7 @@ def test_what_is_chosen_is_predicted_to_fit(work: Work, seconds: int) -> None:
 
 def test_negatives_take_a_pass_on_either_square() -> None:
     given, work = budget(0), replace(LATER, negatives=50)
-    more = SQUARES * 50 * (0.02 + 0.01)
+    more = 50 * (SQUARES * 0.02 + 0.01)  # decoded once
     assert given.learn_s(work, CONFIG10) == pytest.approx(given.learn_s(LATER, CONFIG10) + more)
     assert given.training_deadline(work, encoded=True) == pytest.approx(
         given.training_deadline(LATER, encoded=True) - more
@@ -94,7 +94,7 @@ def test_a_teacher_goes_before_the_views() -> None:
 
 def test_training_leaves_time_for_what_follows() -> None:
     given = budget(100)
-    encoding = 120 * 0.02 + 120 * 0.01
+    encoding = 120 * 0.02  # the pictures have been read
     assert given.deadline - given.training_deadline(FIRST, encoded=False) == pytest.approx(encoding + FINISH_S)
     own = 120 * 0.5 * 0.02
     assert given.deadline - given.training_deadline(LATER, encoded=False) == pytest.approx(encoding + own + FINISH_S)
@@ -103,7 +103,7 @@ def test_training_leaves_time_for_what_follows() -> None:
 
 def test_late_encoding_takes_fewer_views() -> None:
     assert budget(100).fit_views(FIRST, 3) == 3
-    assert budget(FINISH_S + 120 * 0.03 + 2.5).fit_views(FIRST, 3) == 1
+    assert budget(FINISH_S + 120 * 0.02 + 2.5).fit_views(FIRST, 3) == 1
     assert budget(0).fit_views(FIRST, 3) == 0
     assert budget(100).fit_own_views(LATER, 3) == 3
     assert budget(FINISH_S + 120 * 0.01 + 1.5).fit_own_views(LATER, 3) == 1

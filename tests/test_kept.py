@@ -84,7 +84,7 @@ def test_hold_out_pictures_are_kept_as_either_square_shows_them(blank: Learner, 
     found, (_, encoder) = model(learner), learner.load()
     _, held = split_hold_out(read_folder(folder).pictures, fraction=CONFIG.hold_out)
     for probes, spec in ((found.probes, encoder.preprocess), (found.closer_probes, encoder.preprocess.closer())):
-        pixels = np.stack(decode(held, spec, copies=False).pixels)
+        pixels = np.stack(decode(held, spec).pixels)
         np.testing.assert_allclose(probes[0].features, encoder.encode(pixels).features, atol=2e-3)
         assert probes[0].classes.tolist() == [found.ids[p.label] for p in held]
     assert np.abs(found.probes[0].features - found.closer_probes[0].features).max() > 0.02

@@ -138,7 +138,7 @@ def assert_follows(learner: Learner, before: Version, after: Version, folder: Pa
     """Check that the mean of the one class in `folder` moved towards where its features now lie."""
     pictures = read_folder(folder).pictures
     _, encoder = learner.load(after)
-    pixels = decode(pictures, encoder.preprocess, copies=False).pixels
+    pixels = decode(pictures, encoder.preprocess).pixels
     true = np.concatenate([e.features for e in encoder.batches(pixels)]).mean(0)
     old, moved = (means(learner, version)[0] for version in (before, after))
     stayed_off, moved_off = np.linalg.norm(old - true), np.linalg.norm(moved - true)

@@ -58,7 +58,7 @@ def pictures(groceries: Path) -> Sequence[Picture]:
 def expected(taught: Learner, pictures: Sequence[Picture]) -> tuple[Any, Any, Any]:
     """Hold the input pixels, and the learner's posterior and base scores."""
     recogniser = taught.recogniser()
-    pixels = np.stack(decode(pictures, recogniser.backend.preprocess, copies=False).pixels)
+    pixels = np.stack(decode(pictures, recogniser.backend.preprocess).pixels)
     encoding = recogniser.backend.encode(pixels)
     return pixels, recogniser.posterior(encoding), recogniser.head.discriminant.scores(encoding.features)
 

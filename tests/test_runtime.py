@@ -121,7 +121,7 @@ def test_preprocessing_is_the_trainings(deployed: Deployed, tmp_path: Path, endi
     spec = real.preprocess
     listed = read_unlabelled(tmp_path).pictures
     assert len(listed) == 4
-    trained = decode(listed, spec, copies=False).pixels
+    trained = decode(listed, spec).pixels
 
     class Spy:
         preprocess = spec

@@ -15,7 +15,7 @@ from torch import Tensor
 from edge_cl.architecture import BackboneSpec, build
 from edge_cl.backbone import Backbone
 from edge_cl.checkpoint import Checkpoint
-from edge_cl.decoded import Source
+from edge_cl.decoded import Source, decode
 from edge_cl.encoding import Encoded, ViewEncoder
 from edge_cl.errors import StoreError
 from edge_cl.features import Encoder
@@ -156,7 +156,7 @@ def test_views_are_encoded_once(tiny_backbone: Backbone, tmp_path: Path) -> None
 
     def encode(room: int = 1 << 20) -> tuple[list[np.ndarray], int]:
         told.clear()
-        source = Source(read_folder(root).pictures, Preprocess(32), 0, (0.4, 1.0), copies=True)
+        source = Source(decode(read_folder(root).pictures, Preprocess(32), copies=True), Preprocess(32), 0, (0.4, 1.0))
         cache = TokenCache(tmp_path / "tokens", room)
         encoder = Encoder(tiny_backbone, Preprocess(32), shared(1))
         run = ViewEncoder(
@@ -181,13 +181,13 @@ def test_views_are_encoded_once(tiny_backbone: Backbone, tmp_path: Path) -> None
 
 def test_pictures_to_learn_from_alone_are_reduced(tiny_backbone: Backbone, tmp_path: Path) -> None:
     """Hold-out pictures keep every bit; a view in bfloat16 has its 8 bits, and is not taken for one in full."""
-    root = write_looks(tmp_path / "pictures", {"a": 0, "b": 4}, 3)
-    source = Source(read_folder(root).pictures, Preprocess(32), 0, (0.4, 1.0), copies=True)
+    pictures = read_folder(write_looks(tmp_path / "pictures", {"a": 0, "b": 4}, 3)).pictures
     cache, encoder = TokenCache(tmp_path / "tokens", 1 << 20), Encoder(tiny_backbone, Preprocess(32), shared(1))
 
     def encode(reduced: bool, *, learn: bool) -> Encoded:
         run = ViewEncoder(encoder, Checkpoint(tmp_path / str((reduced, learn)), {}), cache, lambda *told: None, reduced)
-        return run.base("some", replace(source, copies=learn), int(learn), keep_tokens=True)
+        source = Source(decode(pictures, Preprocess(32), copies=learn), Preprocess(32), 0, (0.4, 1.0))
+        return run.base("some", source, int(learn), keep_tokens=True)
 
     full, reduced = encode(False, learn=True), encode(True, learn=True)
     for view in (0, 1):

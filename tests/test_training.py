@@ -26,7 +26,7 @@ from edge_cl.architecture import BackboneSpec, at_size, build, finer_size
 from edge_cl.backbone import Backbone
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
-from edge_cl.decoded import Source
+from edge_cl.decoded import Source, decode
 from edge_cl.encoding import ViewEncoder
 from edge_cl.errors import EdgeClError
 from edge_cl.features import Encoder
@@ -204,7 +204,8 @@ FOLDERS: dict[str, Path] = {}
 
 def pictures(name: str = "textures") -> Source:
     """Return ten pictures, of class 0, 1, 2, 0, ..."""
-    return Source(read_folder(FOLDERS[name]).pictures, Preprocess(32), 0, (0.4, 1.0), copies=True)
+    decoded = decode(read_folder(FOLDERS[name]).pictures, Preprocess(32), copies=True)
+    return Source(decoded, Preprocess(32), 0, (0.4, 1.0))
 
 
 def job(backbone: Backbone, *, first: bool, checkpoint: Checkpoint | None = None, update: bool = True) -> Job:

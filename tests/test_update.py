@@ -43,7 +43,7 @@ def test_update_moves_means_as_if_pictures_had_come_at_once(blank: Learner, tmp_
     _, encoder = learner.load()
     for row, name in enumerate(sorted(FIRST)):
         pictures = [p for p in read_folder(at_once).pictures if p.label == name]
-        pixels = decode(pictures, encoder.preprocess, copies=False).pixels
+        pixels = decode(pictures, encoder.preprocess).pixels
         features = np.concatenate([e.features for e in encoder.batches(pixels)])
         np.testing.assert_allclose(updated.statistics.means[row], features.mean(0), atol=2e-6)
     assert updated.statistics.counts.tolist() == [12, 12, 5, 5]

@@ -1,0 +1,162 @@
+"""A folder that changes while it is learned: each picture is learned as it was checked, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import CONFIG, copied, hashes, picture, write_looks
+from two_tasks import FIRST, SECOND, THIRD, model
+
+from edge_cl import Learner, learning
+from edge_cl.errors import FolderError
+from edge_cl.pictures import read_folder, split_hold_out
+
+CHANGED, GONE = "another picture since it was checked", "missing, or a link to nothing"
+Disturb = Callable[[Callable[[], object]], None]
+
+
+@pytest.fixture
+def once_checked(monkeypatch: pytest.MonkeyPatch) -> Disturb:
+    """Have something happen between the check of the pictures and their decoding."""
+
+    def disturb(happens: Callable[[], object]) -> None:
+        make_plan = learning.make_plan
+
+        def disturbed(*args: Any) -> Any:
+            monkeypatch.setattr(learning, "make_plan", make_plan)  # once
+            happens()
+            return make_plan(*args)
+
+        monkeypatch.setattr(learning, "make_plan", disturbed)
+
+    return disturb
+
+
+def replaced(path: Path) -> None:
+    """Put another picture in the place of one, as a recorder that uses its names again does."""
+    new = path.with_suffix(".part")
+    picture(11, 500).save(new, "PNG")
+    new.replace(path)
+
+
+def test_what_goes_or_changes_once_checked_is_skipped(taught: Learner, tmp_path: Path, once_checked: Disturb) -> None:
+    learner, folder = copied(taught, tmp_path / "store"), write_looks(tmp_path / "third", THIRD)
+    train, held = split_hold_out(read_folder(folder).pictures)
+    lost, other = (train[0].path, held[0].path), train[1].path
+
+    def happens() -> None:
+        for path in lost:
+            path.unlink()
+        replaced(other)
+
+    once_checked(happens)
+    report = learner.learn(folder, CONFIG)
+    assert report.images == 13
+    assert report.skipped == sorted(
+        ({"path": str(path), "why": CHANGED if path == other else GONE} for path in (*lost, other)),
+        key=lambda item: item["path"],
+    )
+    learned = model(learner)
+    behind = {sha for c in learned.classes if c.name in THIRD for sha in learned.fingerprints[c.id]}
+    gone = {train[0].sha256, held[0].sha256, train[1].sha256}
+    assert behind == {p.sha256 for p in (*train, *held)} - gone
+    assert learned.statistics.counts.sum() == 32 + 13
+    assert sum(c.pictures for c in learned.classes) == 32 + 13
+    again = learner.learn(folder, CONFIG, update=True)  # what took a file's place is a picture like any other
+    assert (again.images, again.learned_before, again.skipped) == (1, 13, [])
+
+
+def test_what_happens_later_changes_nothing(taught: Learner, tmp_path: Path) -> None:
+    """Once a learn has begun it needs the folder no more."""
+    folder = write_looks(tmp_path / "third", THIRD)
+    learner, other = copied(taught, tmp_path / "store"), copied(taught, tmp_path / "other")
+    other.learn(folder, CONFIG)
+
+    def progress(stage: str, done: int, total: int) -> None:
+        for i, path in enumerate(sorted(folder.glob("*/*.png"))):
+            replaced(path) if i % 2 else path.unlink()
+
+    assert learner.learn(folder, CONFIG, progress=progress).skipped == []
+    assert hashes(learner.store.head) == hashes(other.store.head)
+
+
+def test_a_class_that_goes_is_not_learned(taught: Learner, tmp_path: Path, once_checked: Disturb) -> None:
+    """Neither where a hold-out picture of it is left alone."""
+    learner, folder = copied(taught, tmp_path / "store"), write_looks(tmp_path / "third", THIRD)
+    name = sorted(THIRD)[0]
+    train, held = split_hold_out([p for p in read_folder(folder).pictures if p.label == name])
+    once_checked(lambda: [p.path.unlink() for p in train])
+    report = learner.learn(folder, CONFIG)
+    assert (report.classes, report.images) == ([n for n in THIRD if n != name], 8)
+    assert {"path": str(held[0].path), "why": "no other of its class is left"} in report.skipped
+    assert len(report.skipped) == 8
+    assert name not in report.known_classes
+
+
+def test_where_all_go_nothing_is_learned(taught: Learner, tmp_path: Path, once_checked: Disturb) -> None:
+    learner, folder = copied(taught, tmp_path / "store"), write_looks(tmp_path / "third", THIRD)
+    once_checked(lambda: [replaced(path) for path in folder.glob("*/*.png")])
+    head = learner.store.head
+    with pytest.raises(FolderError, match="no picture is any more what it was when it was checked") as caught:
+        learner.learn(folder, CONFIG)
+    assert "at rest" in caught.value.mend
+    assert learner.store.head == head
+
+
+def test_negatives_that_go_are_skipped(taught: Learner, tmp_path: Path) -> None:
+    """They are decoded last, and may go until then."""
+    learner, nothing = copied(taught, tmp_path / "store"), write_looks(tmp_path / "nothing", {"x": 7, "y": 3}, 4)
+    lost, other = nothing / "x" / "000.png", nothing / "y" / "000.png"
+
+    def progress(stage: str, done: int, total: int) -> None:
+        lost.unlink(missing_ok=True)
+        if read_folder(nothing).classes["y"][0].sha256 == before:
+            replaced(other)
+
+    before = read_folder(nothing).classes["y"][0].sha256
+    folder = write_looks(tmp_path / "third", THIRD)
+    report = learner.learn(folder, CONFIG, negatives=nothing, progress=progress)
+    assert report.skipped == [{"path": str(lost), "why": GONE}, {"path": str(other), "why": CHANGED}]
+    assert len(model(learner).negatives) == len(model(learner).closer_negatives) == 6
+
+
+# -- negatives that were learned before ----------------------------------
+
+
+def test_negatives_count_once(taught: Learner, tmp_path: Path) -> None:
+    """Given again, whatever else is asked for, they change nothing; of more, those that are new are kept."""
+    learner, nothing = copied(taught, tmp_path / "store"), write_looks(tmp_path / "nothing", {"x": 7}, 6)
+    folder = write_looks(tmp_path / "first", FIRST)
+    assert learner.learn(folder, CONFIG, update=True, negatives=nothing).version == 3
+    write_looks(nothing, {"y": 7}, 6)  # the same pictures under other names
+    report = learner.learn(folder, CONFIG, update=True, negatives=nothing)
+    assert (report.version, report.images, len(model(learner).negatives)) == (3, 0, 6)
+    write_looks(nothing, {"z": 3}, 2, first=40)
+    assert learner.learn(folder, CONFIG, update=True, negatives=nothing).version == 4
+    kept = model(learner)
+    assert len(kept.negatives) == len(kept.closer_negatives) == len(kept.negative_hashes) == 8
+    assert learner.learn(write_looks(tmp_path / "third", THIRD), CONFIG, negatives=nothing).version == 5
+    assert len(model(learner).negatives) == 8
+    learner.forget([sorted(SECOND)[0]])
+    assert learner.learn(folder, CONFIG, update=True, negatives=nothing).version == 6
+
+
+def test_of_many_negatives_the_latest_are_kept(
+    taught: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge_cl import intake
+
+    for module in (intake, learning):
+        monkeypatch.setattr(module, "NEGATIVES", 5)
+    learner, folder = copied(taught, tmp_path / "store"), write_looks(tmp_path / "first", FIRST)
+    for first in (0, 20):
+        nothing = write_looks(tmp_path / f"nothing {first}", {"x": 7}, 9, first=first)
+        learner.learn(folder, CONFIG, update=True, negatives=nothing)
+        kept = model(learner)
+        assert len(kept.negatives) == len(set(kept.negative_hashes)) == 5
+        assert set(kept.negative_hashes) <= {p.sha256 for p in read_folder(nothing).pictures}
+        version = learner.store.head.number
+        assert learner.learn(folder, CONFIG, update=True, negatives=nothing).version == version
