@@ -199,7 +199,7 @@ def _numbers(text: str) -> list[int]:
     """Read numbers from 1 on, such as 1,10,50."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) for part in parts):
-        raise typer.BadParameter(f"{text!r} are no numbers; write 9 or 1,10,50.")
+        raise typer.BadParameter(f"{text!r}: every number must be a whole one of 1 or more; write 9 or 1,10,50.")
     return [int(part) for part in parts]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -230,4 +231,4 @@ def test_an_unknown_method_is_named(data: Path, tmp_path: Path) -> None:
 def test_increments_that_are_no_numbers_are_refused(data: Path, tmp_path: Path, text: str) -> None:
     done = edge_cl("benchmark", "accuracy", data, f"--increment={text}", "--output", tmp_path)
     assert done.code == 2
-    assert "are no numbers" in " ".join(done.err.split())
+    assert f"{text!r}: every number must be a whole one of 1 or more;" in re.sub(r"[\s│]+", " ", done.err)
