@@ -52,7 +52,8 @@ MAX_NAME = 200  # characters in a class name
 _LAYOUT = "Give a folder that holds one sub-folder of pictures a class: DIR/<class>/*.jpg."
 
 _Progress = Callable[[int, int], None]
-_Seen = dict[tuple[int, int], Path]  # (device, inode) of each folder read or to be read
+_Identity = tuple[int, int]  # (device, inode) of a folder
+_Seen = dict[_Identity, Path]  # each folder read or to be read
 
 
 @dataclass(frozen=True)
@@ -114,18 +115,18 @@ def read_folder(
     entries = _require_listing(root)
     seen = _above(root)
     skipped: list[Skipped] = []
-    folders: list[Path] = []
+    folders: dict[Path, _Identity] = {}
     for path in entries:
-        kind = path_kind(path)
+        kind, identity = _look(path)
         if kind != FOLDER:
             skipped.append(Skipped(path, kind or "not in a class folder"))
-        elif (above := seen.get(_identity(path))) is not None:
+        elif (above := seen.get(identity)) is not None:
             skipped.append(Skipped(path, f"a link to {path_text(above)}, which holds it"))
         else:
-            folders.append(path)
+            folders[path] = identity
     if not folders:
         raise _no_classes(root, skipped)
-    seen |= {_identity(folder): folder for folder in reversed(folders)}
+    seen |= {identity: folder for folder, identity in reversed(folders.items())}
     labels = {folder: class_name(folder.name) for folder in folders}
 
     files: list[tuple[Path, str]] = []
@@ -238,15 +239,27 @@ def class_name(text: str) -> str:
     return unicodedata.normalize("NFC", path_text(text)).strip()
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def _identity(folder: Path) -> _Identity:
     status = folder.stat()
     return status.st_dev, status.st_ino
 
 
+def _look(path: Path) -> tuple[str, _Identity]:
+    """Return what `path_kind` says of a path, and which folder it is; one that went meanwhile is of no use."""
+    kind = path_kind(path)
+    try:
+        return kind, _identity(path) if kind == FOLDER else (0, 0)
+    except OSError as error:
+        return os_reason(error), (0, 0)
+
+
 def _above(root: Path) -> _Seen:
     """Return root and the folders it lies in, which no link inside it may lead back to."""
-    resolved = root.resolve()
-    return {_identity(folder): folder for folder in (resolved, *resolved.parents)}
+    resolved, found = root.resolve(), _Seen()
+    for folder in (resolved, *resolved.parents):
+        with suppress(OSError):  # root went meanwhile, or what it lies in may not be entered
+            found[_identity(folder)] = folder
+    return found
 
 
 def _walk(folder: Path, seen: _Seen) -> tuple[list[Path], list[Skipped]]:
@@ -262,11 +275,11 @@ def _walk(folder: Path, seen: _Seen) -> tuple[list[Path], list[Skipped]]:
             skipped.append(Skipped(here, os_reason(error)))
             continue
         for path in entries:
-            kind = path_kind(path)
+            kind, identity = _look(path)
             if kind != FOLDER:
                 files += [] if kind else [path]
                 skipped += [Skipped(path, kind)] if kind else []
-            elif (known := seen.setdefault(_identity(path), path)) is not path:
+            elif (known := seen.setdefault(identity, path)) is not path:
                 skipped.append(Skipped(path, f"the same folder as {path_text(known)}"))
             else:
                 pending.append(path)

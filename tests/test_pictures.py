@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -365,6 +366,39 @@ def test_linked_class_folders_are_read(tmp_path: Path) -> None:
     folder = read_folder(tmp_path / "linked root")
     assert {label: len(of_class) for label, of_class in folder.classes.items()} == {"first": 2, "second": 2}
     assert folder.pictures[0].path == tmp_path / "linked root" / "first" / "000.png"
+
+
+@pytest.mark.parametrize("place", ["b", "a/sub", "."])
+def test_a_folder_that_goes_away_while_it_is_looked_at_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    root = write_classes(tmp_path / "root", {"a": 2, "a/sub": 1, "b": 1})
+    gone, kind, listing = root / place, module.path_kind, module._listing
+
+    def late_kind(path: Path) -> str:
+        found = kind(path)
+        if path == gone:
+            shutil.rmtree(path)
+        return found
+
+    def late_listing(folder: Path) -> list[Path]:
+        found = listing(folder)
+        if folder == gone == root:
+            shutil.rmtree(folder)
+        return found
+
+    monkeypatch.setattr(module, "path_kind", late_kind)
+    monkeypatch.setattr(module, "_listing", late_listing)
+    if place == ".":
+        with pytest.raises(FolderError, match=r"no class folders: .*a \(missing, or a link to nothing\)"):
+            read_folder(root)
+    else:
+        folder = read_folder(root)
+        assert [(s.path, s.why) for s in folder.skipped] == [(gone, "missing, or a link to nothing")]
+        assert {label: len(found) for label, found in folder.classes.items()} == {
+            "b": {"a": 3},
+            "a/sub": {"a": 2, "b": 1},
+        }[place]
 
 
 def test_duplicates_keep_the_first_and_ambiguous_ones_none(tmp_path: Path) -> None:
