@@ -109,7 +109,10 @@ class Store:
         """Return whether there is a whole store in a directory. Raises StoreError: that cannot be told."""
         store = cls(Path(path))
         with store.files.readable():
-            return store.files.format_file.is_file()
+            there = store.files.format_file.is_file()
+            if not there:
+                store._check_links()
+            return there
 
     @property
     def work(self) -> Path:
@@ -240,6 +243,7 @@ class Store:
     def _check_vacant(self) -> None:
         """Refuse a path at which no store can be created."""
         with self.files.readable():
+            self._check_links()
             if self.path.exists() and not self.path.is_dir():
                 raise StoreError(f"{self.given} is a file, not a directory.", mend="Name another with --store DIR.")
             names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
@@ -254,11 +258,22 @@ class Store:
                 mend="Name an empty or a new directory with --store DIR.",
             )
 
+    def _check_links(self) -> None:
+        """Refuse a path through a link to nothing, as where its disk is not mounted; to be called in `readable`."""
+        for place in (self.path, *self.path.parents):
+            if place.is_symlink() and not place.exists():
+                raise StoreError(
+                    f"{self.given} cannot be reached: {place} is a link to {place.readlink()}, where there is nothing.",
+                    mend="Mount the disk that it leads to and run the same command again; or remove the link: "
+                    f"rm {shlex.quote(str(place))}",
+                )
+
     def _check_format(self) -> None:
         make = f"Make one: edge-cl init --store {shlex.quote(str(self.given))} (`edge-cl learn` does it too)."
         try:
             with self.files.readable():
                 if not self.path.exists():
+                    self._check_links()
                     raise StoreError(f"There is no store at {self.given}.", mend=make)
                 if not self.path.is_dir():
                     raise StoreError(f"{self.given} is a file, not a store.", mend="Name another with --store DIR.")

@@ -192,6 +192,20 @@ def test_a_path_that_may_not_be_looked_at(
     assert caught.value.mend == "Check its permissions."
 
 
+@pytest.mark.parametrize("below", ["", "robots/store"])
+@pytest.mark.parametrize("attempt", [Store.open, Store.exists, create], ids=["open", "exists", "create"])
+def test_a_link_to_nothing_is_named(tmp_path: Path, attempt: Callable[[Path], object], below: str) -> None:
+    """As where the disk that holds the store is not mounted: another store there would hide it."""
+    link, target = tmp_path / "a link", tmp_path / "disk"
+    link.symlink_to(target)
+    with pytest.raises(StoreError, match=f"{link} is a link to {target}, where there is nothing") as caught:
+        attempt(link / below)
+    assert caught.value.mend.endswith(f"or remove the link: rm '{link}'")
+    assert not target.exists()
+    target.mkdir()
+    assert create(link / below).head.number == 0
+
+
 def test_a_version_that_cannot_be_looked_at_is_not_called_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
