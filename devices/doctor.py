@@ -15,7 +15,7 @@ from edge_cl.config import KEPT_VERSIONS
 from edge_cl.devices import hardware, runtimes
 from edge_cl.devices.finding import Check, Finding, Subject, run
 from edge_cl.devices.probe import read_machine
-from edge_cl.errors import StoreError
+from edge_cl.durable import settled
 from edge_cl.store import Store
 
 __all__ = ["CHECKS", "Finding", "examine"]
@@ -34,7 +34,7 @@ def check_python(_: Subject) -> Iterator[Finding]:
 def check_disk(subject: Subject) -> Iterator[Finding]:
     """Look at the disk that the store is on, or will be."""
     store = subject.store
-    place = next(path for path in (store, *store.absolute().parents) if _is_seen(path))
+    place = next(path for path in (store, *settled(store).parents) if _is_seen(path))
     free_mb = shutil.disk_usage(place).free // 2**20
     if not os.access(place, os.W_OK):
         cause = "this user has no right to write there"
@@ -58,15 +58,11 @@ def _is_seen(path: Path) -> bool:
 def check_store(subject: Subject) -> Iterator[Finding]:
     """Verify every object of the store."""
     path = subject.store
-    try:
-        if not Store.exists(path):
-            yield Finding("store", True, f"none at {path} yet")
-            return
-        store = Store.open(path)
-        faults = store.check()
-    except StoreError as error:
-        yield Finding("store", False, " ".join(error.faults), error.mend)
+    if not Store.exists(path):
+        yield Finding("store", True, f"none at {path} yet")
         return
+    store = Store.open(path)
+    faults = store.check()
     for fault in faults:
         yield Finding("store", False, fault, f"edge-cl rollback VERSION --store {path}, to a whole version")
     if not faults:

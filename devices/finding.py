@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_cl.devices.probe import Machine
+from edge_cl.errors import EdgeClError
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def run(name: str, check: Check, subject: Subject) -> Iterator[Finding]:
     """Run a check; one that fails is a finding itself, so that the others still run."""
     try:
         yield from check(subject)
+    except EdgeClError as error:
+        yield Finding(name, False, " ".join(error.faults), error.mend)
     except Exception as error:
         yield Finding(
             name,

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edge_cl.errors import EdgeClError
+
 
 @contextmanager
 def replacing(path: Path, *, read_only: bool = False, sync_parent: bool = True) -> Iterator[Path]:
@@ -76,7 +78,16 @@ def settled(path: Path) -> Path:
     """Return a path that stays right when the program changes its working directory.
 
     It is left as it is where the absolute one leads through directories that may not be entered.
+
+    Raises:
+        EdgeClError: the path is relative, and the working directory has been deleted.
     """
-    absolute = path.absolute()
+    try:
+        absolute = path.absolute()
+    except FileNotFoundError:
+        raise EdgeClError(
+            f"{path} cannot be found: the working directory has been deleted.",
+            mend="Change to one that exists, such as by `cd ~`, and run the same command again.",
+        ) from None
     reached = os.path.exists(absolute) or not os.path.exists(path)  # noqa: PTH110  # no error is of interest
     return absolute if reached else path

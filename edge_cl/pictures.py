@@ -28,6 +28,7 @@ from edge_cl.decode import (
     path_kind,
     path_text,
 )
+from edge_cl.durable import settled
 from edge_cl.errors import FolderError
 
 __all__ = [
@@ -255,7 +256,7 @@ def _look(path: Path) -> tuple[str, _Identity]:
 
 def _above(root: Path) -> _Seen:
     """Return root and the folders it lies in, which no link inside it may lead back to."""
-    resolved, found = root.resolve(), _Seen()
+    resolved, found = settled(root).resolve(), _Seen()
     for folder in (resolved, *resolved.parents):
         with suppress(OSError):  # root went meanwhile, or what it lies in may not be entered
             found[_identity(folder)] = folder

@@ -542,6 +542,29 @@ def test_missing_store_is_mended_by_one_command(tmp_path: Path, args: list[str])
     assert f"edge-cl init --store '{store}'" in run.err
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["classes", "--store", "rel"],
+        ["learn", "--new-classes", "x", "--store", "rel"],
+        ["learn", "--new-classes", ".", "--store", "STORE"],
+        ["doctor", "--store", "rel"],
+    ],
+    ids=lambda args: " ".join(args[:1] + args[-1:]),
+)
+def test_a_working_directory_that_was_deleted_is_named(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    run = edge_cl(*(store if a == "STORE" else a for a in args))
+    assert run.code == 1
+    said = flat(run.out + run.err)
+    assert f"{'.' if 'STORE' in args else 'rel'} cannot be found: the working directory has been deleted." in said
+    assert "`cd ~`" in said and "check failed" not in said
+
+
 def test_nothing_learned_yet(made: Path, tmp_path: Path) -> None:
     edge_cl("init", *init_options(made), "--store", "s")
     for args in (["predict", made / "fresh"], ["eval", made / "fresh"]):
