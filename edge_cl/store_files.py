@@ -112,16 +112,32 @@ class StoreFiles:
         ]
 
     def way_on(self) -> str:
-        """Say how to go on from damage: the newest whole version, when there is one."""
+        """Say how to go on from damage: the newest whole version before the one in force, else the newest whole one.
+
+        Not just the newest: the versions after the one in force are those that a rollback undid.
+        """
         seen: dict[ObjectRef, str] = {}
-        whole = next((number for number in reversed(self.numbers()) if not self.faults(number, seen)), None)
+        lineage = list(self._lineage())
+        numbers = [*lineage, *reversed(self.numbers())]
+        whole = next((number for number in numbers if not self.faults(number, seen)), None)
         if whole is None:
             return f"No version is whole: restore {self.given} from a copy."
-        with suppress(ValueError):
-            if whole == self.head_number():
-                return f"Version {whole}, the one in force, is whole; restore the other from a copy."
+        if whole in lineage[:1]:
+            return f"Version {whole}, the one in force, is whole; restore the other from a copy."
         command = f"edge-cl rollback {whole} --store {shlex.quote(str(self.given))}"
-        return f"Go back to the newest whole version: {command}"
+        if whole in lineage:
+            return f"Go back to the newest whole version before it: {command}"
+        version = self.load(whole)
+        what = f"{version.kind}, {version.created}; a rollback may have undone it"
+        return f"The newest whole version is {whole} ({what}): {command}"
+
+    def _lineage(self) -> Iterator[int]:
+        """Yield the number of the version in force, of its parent, and so on, as far as they can be read."""
+        with suppress(ValueError):
+            number: int | None = self.head_number()
+            while number is not None:
+                yield number
+                number = self.load(number).parent
 
     def damaged(self, version: Version, name: str, fault: str) -> StoreError:
         """Return what to raise for an object with a fault: its version may have been deleted meanwhile."""

@@ -461,6 +461,21 @@ def test_damage_elsewhere_does_not_suggest_a_rollback(tmp_path: Path) -> None:
         store.read_json(store.version(0), "classes.json")
 
 
+def test_damage_does_not_lead_to_what_a_rollback_undid(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    first = object_file(store, "classes.json")
+    kept, undone = commit(store.path, 1), commit(store.path, 2)
+    with store.write("rollback") as transaction:
+        transaction.move_head(kept.number)
+    assert store.files.way_on() == "Version 1, the one in force, is whole; restore the other from a copy."
+    flip(object_file(store, "classes.json"))
+    command = f"edge-cl rollback {{}} --store {store.path}"
+    assert store.files.way_on() == f"Go back to the newest whole version before it: {command.format(0)}"
+    flip(first)
+    what = f"The newest whole version is 2 (learn, {undone.created}; a rollback may have undone it)"
+    assert store.files.way_on() == f"{what}: {command.format(2)}"
+
+
 def test_broken_head_is_mended_by_rollback_only(tmp_path: Path) -> None:
     store = create(tmp_path / "store")
     (store.path / "HEAD").write_text("?")
