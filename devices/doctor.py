@@ -63,15 +63,28 @@ def check_store(subject: Subject) -> Iterator[Finding]:
         return
     store = Store.open(path)
     faults = store.check()
-    for fault in faults:
-        yield Finding("store", False, fault, f"edge-cl rollback VERSION --store {path}, to a whole version")
-    if not faults:
+    if faults:
+        whole, mend, cause = _way_on(store)
+        for fault in faults:
+            yield Finding("store", whole, fault, mend, cause)
+    else:
         versions = store.versions()
         sizes = {ref.sha256: ref.size for version in versions for ref in version.objects.values()}
         held = f"{len(versions)} versions" if len(versions) > 1 else "one version"
         begun = sum(map(size_of, unfinished(store.work)))
         more = f", {begun / 1e6:.0f} MB of a learn that is not done" if begun else ""
         yield Finding("store", True, f"{path}: {sum(sizes.values()) / 1e6:.0f} MB in {held}, every object whole{more}")
+
+
+def _way_on(store: Store) -> tuple[bool, str, str]:
+    """Return whether a damaged store's version in force is whole all the same, what mends the store, and the cause."""
+    head, numbers = store.head.number, store.files.numbers()
+    if store.files.faults(head, {}):
+        return False, store.files.way_on(), ""
+    prune = f"edge-cl prune --keep 1 --store {shlex.quote(str(store.given))}"
+    if numbers[-1] != head and store.files.faults(numbers[-1], {}):  # the newest stays: its number is not used again
+        prune = f"After the next learn, which makes a newer version: {prune}"
+    return True, prune, f"version {head}, the one in force, is whole; to delete the others clears it"
 
 
 CHECKS: dict[str, Check] = {  # in the order of the report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 from machines import AGX, DAMAGED, NANO, PC, THOR, XAVIER, changed, findings, healthy_orin, pretend
+from small import edge_cl
+from stores import commit, create, flip, object_file
 from typer.testing import CliRunner
 
 from edge_cl.cli import app
@@ -246,6 +249,43 @@ def test_a_full_disk_with_a_store_can_be_mended(tmp_path: Path, monkeypatch: pyt
     report = {f.check: f for f in examine(store.path, PC)}
     assert report["disk"].mend == f"Delete old versions: edge-cl prune --store '{store.path}'"
     assert report["store"].found == f"{store.path}: 3 MB in 4 versions, every object whole"
+
+
+def store_findings(path: Path) -> list[tuple[str, str]]:
+    """Return (state, mend) of each finding about a store."""
+    return [(f.state, f.mend) for f in examine(path, PC) if f.check == "store"]
+
+
+def test_a_damaged_version_in_force_is_mended_by_commands_as_they_are_typed(tmp_path: Path, no_fsync: None) -> None:
+    store = create(tmp_path / "a store")
+    commit(store.path)
+    flip(object_file(store, "task/adapters"))
+    back = f"Go back to the newest whole version before it: edge-cl rollback 0 --store '{store.path}'"
+    assert store_findings(store.path) == [("FAULT", back)]
+    assert edge_cl(*shlex.split(back.partition(": edge-cl ")[2])).code == 0
+
+    prune = f"edge-cl prune --keep 1 --store '{store.path}'"
+    assert store_findings(store.path) == [("note", f"After the next learn, which makes a newer version: {prune}")]
+    commit(store.path, 2)
+    assert store_findings(store.path) == [("note", prune)]
+    assert edge_cl(*shlex.split(prune)[1:]).code == 0
+    assert store_findings(store.path) == [("ok", "")]
+
+
+@pytest.mark.parametrize("name", ["versions/000001.json", "task/adapters"])
+def test_damage_behind_the_version_in_force_is_a_note(
+    libraries: None, tmp_path: Path, no_fsync: None, name: str
+) -> None:
+    store = create(tmp_path / "store")
+    commit(store.path, 1)
+    old = store.path / name if name.startswith("versions") else object_file(store, name)
+    commit(store.path, 2)
+    flip(old)
+    prune = f"edge-cl prune --keep 1 --store {store.path}"
+    assert store_findings(store.path) == [("note", prune)]
+    assert edge_cl("doctor", "--root", PC, "--store", store.path).code == 0
+    assert edge_cl(*prune.split()[1:]).code == 0
+    assert store_findings(store.path) == [("ok", "")]
 
 
 @pytest.mark.parametrize(("tree", "code"), [(PC, 0), (XAVIER, 1)], ids=["pc", "xavier"])
