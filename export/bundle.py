@@ -426,9 +426,12 @@ def read_manifest(root: Path) -> Manifest:
             raise ValueError(f"it is larger than {MANIFEST_BYTES >> 20} MiB")
         return Manifest.decode(data)
     except FileNotFoundError:
-        raise BundleError(
-            f"{root} is no bundle: it has no {MANIFEST}.", mend=f"Make one: edge-cl export {quote(str(root))}"
-        ) from None
+        if (root / "objects").is_dir() and (root / "versions").is_dir():
+            beside = quote(f"{root.resolve()}-bundle")
+            mend = f"Make a bundle of it, and use that: edge-cl export {beside} --store {quote(str(root))}"
+            raise BundleError(f"{root} is a store, not a bundle.", mend=mend) from None
+        mend = f"Make one: edge-cl export {quote(str(root))}"
+        raise BundleError(f"{root} is no bundle: it has no {MANIFEST}.", mend=mend) from None
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}.", mend="Check the path.") from error
     except FormatError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,10 +20,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from deployed import LOOK, Deployed, export, frames, learner_on, posterior, snapshot
+from deployed import LOOK, Deployed, export, frames, graphs_once, learner_on, posterior, snapshot
 from forgeries import say, tensors
 from PIL import Image
-from small import CONFIG, IMAGE_SIZE, picture, write_looks
+from small import CONFIG, IMAGE_SIZE, edge_cl, picture, write_looks
 
 from edge_cl.backbone import Backbone
 from edge_cl.decoded import decode
@@ -310,6 +311,17 @@ def test_torch_runs_one_call_at_a_time(deployed: Deployed, monkeypatch: Any) -> 
         found = list(pool.map(classifier.predict, frames(*names)))
     assert [p.label for p in found] == names
     assert most == [1]
+
+
+def test_a_store_in_the_place_of_a_bundle_is_told_how_to_become_one(deployed: Deployed, tmp_path: Path) -> None:
+    store = deployed.learner(tmp_path / "my robot").store.path
+    with pytest.raises(BundleError, match="my robot is a store, not a bundle") as caught:
+        Classifier(store)
+    command = caught.value.mend.partition("edge-cl ")[2]
+    assert command == f"export '{store}-bundle' --store '{store}'"
+    with graphs_once():
+        assert edge_cl(*shlex.split(command)).code == 0
+    assert Classifier(f"{store}-bundle").classes == list(LOOK)
 
 
 def test_sessions_outlive_updates(deployed: Deployed, tmp_path: Path) -> None:
