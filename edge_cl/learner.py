@@ -335,8 +335,9 @@ class Learner:
             # Not before: the memory that it takes is not the learn's.
             from edge_cl.deployment import export_after, snapshot_of
 
-            snapshot = snapshot_of(version, *(made_of or self.load(version)))
-            report = export_after(report, snapshot, export, progress, self.store.given)
+            learned = snapshot_of(version, *(made_of or self.load(version)))
+            for snapshot in self._until_in_force(learned):
+                report = export_after(report, snapshot, export, progress, self.store.given)
         if lesson.made(version):
             discard([self._left(version)])
         return report
@@ -384,7 +385,19 @@ class Learner:
         """
         from edge_cl.deployment import export_snapshot
 
-        return export_snapshot(self.snapshot(), out, format=format, layout=layout, precision=precision, say=say)
+        for snapshot in self._until_in_force(self.snapshot()):
+            done = export_snapshot(snapshot, out, format=format, layout=layout, precision=precision, say=say)
+        return done
+
+    def _until_in_force(self, snapshot: Snapshot) -> Iterator[Snapshot]:
+        """Yield a version to be exported, and then the one in force, until that is what was exported.
+
+        Another process may have put a version in force meanwhile, and have exported it before this one was done.
+        """
+        yield snapshot
+        while self.store.head.number != snapshot.version:
+            snapshot = self.snapshot()
+            yield snapshot
 
     def snapshot(self) -> Snapshot:
         """Return the version in force as it is exported.

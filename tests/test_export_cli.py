@@ -17,10 +17,11 @@ from deployed import LOOK, Deployed, frames, graphs_once
 from forgeries import state
 from small import Run, edge_cl, write_looks
 
+from edge_cl import deployment
 from edge_cl.deployment import export_after
 from edge_cl.durable import replace_bytes
 from edge_cl.export.bundle import ENGINES
-from edge_cl.export.exporter import CLASSIFIER
+from edge_cl.export.exporter import CLASSIFIER, Snapshot
 from edge_cl.export.publication import LOCK
 from edge_cl.learner import Learner, no_progress
 from edge_cl.report import LearnReport
@@ -71,6 +72,35 @@ def test_learn_updates_a_bundle(deployed: Deployed, store: Path, tmp_path: Path)
     names = ["b", "a", "f"]
     assert [p.label for p in classifier.predict(frames(*names))] == names
     assert (out / CLASSIFIER).stat().st_mtime_ns > (deployed.bundle() / CLASSIFIER).stat().st_mtime_ns
+
+
+@pytest.mark.parametrize("verb", ["export", "learn"])
+def test_an_export_that_is_overtaken_does_not_put_the_older_version_back(
+    deployed: Deployed, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Between its look at the store and its work, another process forgets a class, and exports that."""
+    out = deployed.copy(tmp_path / "bundle")
+    write, taken = deployment.export_snapshot, list[int]()
+
+    def late(snapshot: Snapshot, out: Path, **options: Any) -> dict[str, Any]:
+        taken.append(snapshot.version)
+        if len(taken) == 1:
+            other = Learner.open(store, device="cpu")
+            other.forget(["c"])
+            write(other.snapshot(), out)
+        return write(snapshot, out, **options)
+
+    monkeypatch.setattr(deployment, "export_snapshot", late)
+    if verb == "export":
+        with graphs_once():
+            value = edge_cl("export", out, "--store", store, "--json").json
+    else:
+        value = learn(store, "--export", out, "--json").json["export"]
+    head = Learner.open(store).store.head
+    assert taken == [head.number - 1, head.number]
+    assert value["version"] == Classifier(out).version == head.number
+    assert Classifier(out).classes == head.record["classes"]
+    assert "c" not in Classifier(out).classes
 
 
 def test_learn_without_export(store: Path) -> None:
