@@ -26,7 +26,8 @@ LEAST_KNOWN = 0.95  # share that it lets pass at least, whatever negatives say
 EXIT_QUANTILE = 0.95  # share of known pictures that the exit's threshold lets pass: beyond it they only go on
 NEGATIVE_QUANTILE = 0.01  # share of negatives that may pass the exit's
 SOFT = 0.5  # mean probability of the right classes at which two squares are compared
-CAUTION = 0.5  # standard errors by which a temperature may suit the probes worse than the best
+CAUTION = 1.5  # standard errors by which a temperature may suit the probes worse than the best, ...
+MOST_CAUTION = 1.5  # ... which it may be so many times
 BLIND_CONFIDENCE = 0.99  # of the class means in themselves, on average, where no picture was held out
 ALIKE = 2.0  # log-odds that tell two class means apart, below which the classes are named as look-alikes
 CLEARLY = 2.0  # standard errors by which a task branch has to win to be asked
@@ -224,9 +225,10 @@ def _surprise(scores: Array, targets: Indices, temperature: float) -> float:
 
 
 def cautious_temperature(scores: Array, targets: Indices) -> float:
-    """Return the highest temperature that pictures do not tell from the best: by `CAUTION` standard errors.
+    """Return the highest temperature that pictures do not tell from the best, but at most `MOST_CAUTION` times it.
 
-    They were taken with the training pictures and are easier than those to come, so the best would be too sure.
+    They were taken with the training pictures and are easier than those to come, so the best would be too sure. They
+    tell it from another that suits them worse by more than `CAUTION` standard errors of the difference.
 
     Args:
         scores: (n, C).
@@ -238,7 +240,8 @@ def cautious_temperature(scores: Array, targets: Indices) -> float:
         more = _surprises(scores, targets, temperature) - least
         return bool(more.mean() <= CAUTION * more.std() / np.sqrt(len(more)))
 
-    return float(max(t for t in TEMPERATURES if t == best or (t > best and stands(t))))
+    highest = max(t for t in TEMPERATURES if t == best or (t > best and stands(t)))
+    return float(min(highest, MOST_CAUTION * best))
 
 
 def blind_temperature(scores: Array) -> float:
@@ -339,14 +342,11 @@ def _score(model: Model, head: Head, statistics: Statistics) -> _Scored:
     # than another picture of its series, and a better guide to those of other series (docs/experiments.md).
     exact, x, offsets = precision_of(statistics, shrinkage=model.config.shrinkage), features - centre, own - centre
     out = exact.left_out(brought, share)
-    linear = head.discriminant.scores(features)
-    scores = linear + out.scores(x, statistics.means - centre)
+    scores = head.discriminant.scores(features) + out.scores(x, statistics.means - centre)
     weights = exact.apply(offsets) + (out.gain * (offsets * out.direction).sum(1))[:, None] * out.direction
     scores[np.arange(len(targets)), targets] = ((x - 0.5 * offsets) * weights).sum(1)
     distances = head.distance(features, scores) + out.square(x)
-    # Hold-out pictures are in no class's own spread: of that, nothing is to be taken out.
-    gains = 0 if head.quadratic is None else head.quadratic.gain(linear)
-    return _Scored(tasks, targets, scores + gains, distances)
+    return _Scored(tasks, targets, head.whole(scores), distances)
 
 
 def _answers(model: Model, head: Head, scored: _Scored) -> Indices:
