@@ -97,7 +97,7 @@ class TimeBudget:
         """Return the seconds of a whole learn under some settings."""
         training = work.shared_passes(config.epochs) + work.task_passes(config.epochs)
         return (
-            (work.train + work.hold_out) * self.decode_s
+            (work.train + work.hold_out + work.negatives) * self.decode_s
             + training * self.pass_s
             + self.encoding_s(work, config.views)
             + self.own_s(work, min(config.views, config.branch_views))
@@ -113,7 +113,7 @@ class TimeBudget:
 
     def finish_s(self, work: Work) -> float:
         """Return the seconds after the statistics."""
-        return work.negatives * (SQUARES * self.pass_s + self.decode_s) + FINISH_S
+        return SQUARES * work.negatives * self.pass_s + FINISH_S
 
     def fit(self, work: Work, config: LearnConfig) -> LearnConfig:
         """Return the settings with as many epochs as fit, else without a teacher, fewer views, or statistics alone.

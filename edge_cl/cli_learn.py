@@ -208,7 +208,7 @@ def _dry_run(
         if rows:
             answers.print(table(("class", "state", "pictures", "held out"), rows))
         else:
-            say("There is no picture to learn from.")
+            say("There is no new picture to learn from.")
         if value["negatives"]:
             say(f"The unknown test would be tightened by {value['negatives']} pictures.")
         if value["learned_before"]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import overload
 
 import numpy as np
@@ -127,11 +125,6 @@ class Source:
     def copies(self) -> bool:
         """Whether there are random views."""
         return bool(self.decoded.copies)
-
-    @cached_property
-    def digest(self) -> str:
-        """What tells these pictures from others, in eight characters."""
-        return hashlib.sha256("".join(p.sha256 for p in self.pictures).encode()).hexdigest()[:8]
 
     def closer(self) -> Source:
         """Return the same pictures' closer square."""

@@ -19,8 +19,9 @@ def of_nothing_known(folder: PictureFolder, kept: Collection[str]) -> PictureFol
         folder: as read.
         kept: their SHA-256.
     """
-    count = len(folder.pictures)
-    some = [folder.pictures[i * count // min(count, NEGATIVES)] for i in range(min(count, NEGATIVES))]
+    pictures = list({p.sha256: p for p in reversed(folder.pictures)}.values())[::-1]  # each once
+    last, most = len(pictures) - 1, min(len(pictures), NEGATIVES)
+    some = [pictures[i * last // max(most - 1, 1)] for i in range(most)]  # the first, the last, and between
     return replace(folder, pictures=tuple(p for p in some if p.sha256 not in kept))
 
 
@@ -94,7 +95,8 @@ class Intake:
         pictures = tuple(p for p in self.folder.pictures if p.path in left)
         known = tuple(name for name in self.known if any(p.label == name for p in pictures))
         folder = replace(self.folder, pictures=pictures, skipped=tuple(skipped))
-        return replace(self, folder=folder, new=new, known=known, train=train, hold_out=held)
+        copies = {name: others for name, others in self.copies.items() if name in new}
+        return replace(self, folder=folder, new=new, known=known, train=train, hold_out=held, copies=copies)
 
     def to_json(self) -> dict[str, Any]:
         """Return the table that `--dry-run` prints."""

@@ -334,10 +334,18 @@ class Learner:
         if export:
             # Not before: the memory that it takes is not the learn's.
             from edge_cl.deployment import export_after, snapshot_of
+            from edge_cl.export.bundle import UnexportedError
 
             learned = snapshot_of(version, *(made_of or self.load(version)))
-            for snapshot in self._until_in_force(learned):
-                report = export_after(report, snapshot, export, progress, self.store.given)
+            try:
+                for snapshot in self._until_in_force(learned) if learned.model.classes else ():
+                    report = export_after(report, snapshot, export, progress, self.store.given)
+            except UnexportedError:
+                raise
+            except EdgeClError as error:  # of a version that another process put in force meanwhile
+                raise UnexportedError(*error.faults, mend=error.mend, report=report) from error
+            if not learned.model.classes:
+                report = replace(report, notes=[*report.notes, "No class is known yet: nothing was exported."])
         if lesson.made(version):
             discard([self._left(version)])
         return report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -34,13 +34,14 @@ from edge_cl.head import WEIGHT_BITS, Branch, Discriminant, precision_of
 from edge_cl.heap import give_back
 from edge_cl.intake import NEGATIVES, Intake
 from edge_cl.model import KnownClass, Model, Probes
-from edge_cl.pictures import Picture, Skipped, path_text
+from edge_cl.pictures import Skipped, path_text
 from edge_cl.plan import Plan, adapts, make_plan, shapes_base, teacher, work_of
 from edge_cl.preprocess import Preprocess
 from edge_cl.spread import Spread
 from edge_cl.statistics import Indices, Statistics
 from edge_cl.tokens import TokenCache
 from edge_cl.training import reduces_precision
+from edge_cl.version import Json
 
 
 @dataclass
@@ -124,12 +125,14 @@ def learn(
     with stopwatch.stage("scan"):
         plan, budget = make_plan(model, encoder, intake, started, checkpoint)
         intake, *decoded = _read(intake, encoder.preprocess)
+        _keep_to(checkpoint, intake)
     model = replace(model, config=plan.config)
     encoder = replace(encoder, batch_size=plan.config.micro_batch)
     steps = Steps(work_of(model, encoder, intake), budget, checkpoint, cache, progress, stopwatch)
     task, epochs = -1, 0
     if intake.new:
         model, task = _with_new_classes(model, intake, task_name)
+    *decoded, negatives = decoded
     sources = _sources(model, encoder.preprocess, intake, *decoded)
     del decoded  # each task's are let go of when they have been encoded
     job = None
@@ -144,9 +147,8 @@ def learn(
     hashes = with_fingerprints(model.fingerprints, model.ids, intake.folder.pictures)
     model = replace(model, fingerprints=hashes)
     with stopwatch.stage("head"):
-        if intake.negatives and intake.negatives.pictures:
-            model, gone = _with_negatives(model, encoder, intake.negatives.pictures, steps)
-            intake = intake.without(gone)
+        if negatives.pictures:
+            model = _with_negatives(model, encoder, negatives, steps)
         if config.choose_shrinkage:  # on the square that the statistics are of
             model = replace(with_best_shrinkage(replace(model, closer=False)), closer=model.closer)
         model = on_better_square(model) if config.choose_square else replace(model, closer=False)
@@ -179,26 +181,43 @@ def _unused(name: str, taken: set[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
-def _read(intake: Intake, spec: Preprocess) -> tuple[Intake, Decoded, Decoded]:
+def _read(intake: Intake, spec: Preprocess) -> tuple[Intake, Decoded, Decoded, Decoded]:
     """Decode all pictures before anything is begun: the folder may change while they are learned.
 
     Returns:
         The intake without what has gone, or has become another picture, since it was checked; the pictures to learn
-        from, and those that are held out.
+        from, those that are held out, and the negatives.
 
     Raises:
         FolderError: none is left.
     """
-    gone: list[Skipped] = []
+    gone, no_more = list[Skipped](), list[Skipped]()
     train = decode(intake.train, spec, copies=True, unchanged=True, skipped=gone)
     held = decode(intake.hold_out, spec, closer=True, unchanged=True, skipped=gone)
+    given = intake.negatives
+    negatives = decode(given.pictures if given else (), spec, closer=True, unchanged=True, skipped=no_more)
     left = intake.without(gone)
+    if given:
+        kept = replace(given, pictures=tuple(negatives.pictures), skipped=(*given.skipped, *no_more))
+        left = replace(left, negatives=kept)
     if left.is_empty:
         raise FolderError(
             f"{path_text(intake.folder.root)}: no picture is any more what it was when it was checked.",
             mend="Give the same command again when the folder is at rest.",
         )
-    return left, train, held
+    return left, train, held, negatives
+
+
+def _keep_to(checkpoint: Checkpoint, intake: Intake) -> None:
+    """Go on with what a checkpoint holds only if it is of these very pictures.
+
+    A job is known by the pictures that were checked. Of those, others may have been left when it was cut off.
+    """
+    negatives = intake.negatives.pictures if intake.negatives else ()
+    read: Json = [[p.label, p.sha256] for p in (*intake.train, *intake.hold_out, *negatives)]
+    if "read" in checkpoint and checkpoint.load("read")[1] != read:
+        checkpoint.empty()
+    checkpoint.save("read", {}, read)
 
 
 def _sources(
@@ -275,12 +294,11 @@ def _with_pictures(
     reduced = reduces_precision(config, encoder.device)
     encode = ViewEncoder(encoder, steps.checkpoint, steps.cache, steps.progress, reduced)
     with stage("prefix" if job else "head"):
-        of_train, of_held = (f"{task}-{source.digest}" for source in (train, held))
-        seen = encode.base(f"train-{of_train}", train, views, keep_tokens=branches and task not in model.branches)
+        seen = encode.base(f"train-{task}", train, views, keep_tokens=branches and task not in model.branches)
         train.decoded.release()
         squares = {"held": held, "closer": held.closer()}
         seen_held = {
-            square: encode.base(f"{square}-{of_held}", source, 0, keep_tokens=branches)
+            square: encode.base(f"{square}-{task}", source, 0, keep_tokens=branches)
             for square, source in squares.items()
         }
         held.decoded.release()
@@ -294,9 +312,9 @@ def _with_pictures(
         if seen.tokens:
             most = config.branch_views
             own_views = steps.budget.fit_own_views(steps.work, most) if steps.budget and job else most
-            own = encode.branch(f"train-{of_train}", seen, model.adapters[task], 1 + own_views)
+            own = encode.branch(f"train-{task}", seen, model.adapters[task], 1 + own_views)
         shown = [
-            _Shown(squares[name], found, encode.branch(f"{name}-{of_held}", found, model.adapters[task], 1))
+            _Shown(squares[name], found, encode.branch(f"{name}-{task}", found, model.adapters[task], 1))
             if found.tokens
             else _Shown(squares[name], found, found)
             for name, found in seen_held.items()
@@ -304,29 +322,21 @@ def _with_pictures(
         return _with_statistics(model, task, _Shown(train, seen, own), *shown), epochs
 
 
-def _with_negatives(
-    model: Model, encoder: Encoder, pictures: Sequence[Picture], steps: Steps
-) -> tuple[Model, list[Skipped]]:
-    """Keep the features of pictures of nothing known, the latest `NEGATIVES`, each once.
-
-    Returns:
-        The model, and the files that could not be read any more.
-    """
-    gone: list[Skipped] = []
-    spec, encode = encoder.preprocess, ViewEncoder(encoder, steps.checkpoint, steps.cache, steps.progress)
-    own = Source(decode(pictures, spec, closer=True, unchanged=True, skipped=gone), spec, model.config.seed, (1.0, 1.0))
+def _with_negatives(model: Model, encoder: Encoder, decoded: Decoded, steps: Steps) -> Model:
+    """Keep the features of pictures of nothing known, the latest `NEGATIVES`, each once."""
+    encode = ViewEncoder(encoder, steps.checkpoint, steps.cache, steps.progress)
+    own = Source(decoded, encoder.preprocess, model.config.seed, (1.0, 1.0))
 
     def joined(name: str, source: Source, earlier: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
-        found = encode.base(f"{name}-{own.digest}", source, 0, keep_tokens=False).features[0].astype(np.float16)
+        found = encode.base(name, source, 0, keep_tokens=False).features[0].astype(np.float16)
         return np.concatenate((earlier, found))[-NEGATIVES:] if len(earlier) else found
 
-    model = replace(
+    return replace(
         model,
         negatives=joined("negatives", own, model.negatives),
         closer_negatives=joined("closer-negatives", own.closer(), model.closer_negatives),
         negative_hashes=(*model.negative_hashes, *(p.sha256 for p in own.pictures))[-NEGATIVES:],
     )
-    return model, gone
 
 
 @dataclass(frozen=True)

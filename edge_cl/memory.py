@@ -116,7 +116,7 @@ class Footprint:
 
     def _pictures_b(self) -> float:
         square = 3 * self.image_size**2
-        return (SQUARES * self.work.hold_out + self.work.train) * square + self.copies
+        return (SQUARES * (self.work.hold_out + self.work.negatives) + self.work.train) * square + self.copies
 
     def _at_once(self, config: LearnConfig) -> set[int]:
         """Return how many pictures training takes at once; none where there is none."""

@@ -97,7 +97,7 @@ def nothing_new(
         updated_classes=[],
         accuracy_matrix=report.accuracy_matrix[:-1],
         seconds={**report.seconds, "total": round(time.monotonic() - started, 3)},
-        notes=[f"{'Every picture was learned before' if passed else 'There is no picture'}: nothing was changed."],
+        notes=[f"{'Every picture was learned before' if passed else 'No picture is new'}: nothing was changed."],
     )
 
 

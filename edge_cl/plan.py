@@ -64,11 +64,13 @@ def measure_pace(encoder: Encoder, intake: Intake, config: LearnConfig, started:
     encoder = replace(encoder, compiled=None)  # training, whose seconds this gives too, runs in torch
     some, spec, start = intake.train[:PACE_PICTURES], encoder.preprocess, time.monotonic()
     copies = decode(some, spec, copies=True, skipped=[]).copies
+    if not copies:
+        return None  # the pictures have gone meanwhile
     decoded = time.monotonic()
     views = [spec.view(image, np.random.default_rng(0), scale=(config.view_scale, 1.0)) for image in copies]
     for _ in encoder.batches(views):
         pass
-    count = max(1, len(copies))
+    count = len(copies)
     return TimeBudget(started + config.time_s, (decoded - start) / count, (time.monotonic() - decoded) / count)
 
 

@@ -73,8 +73,9 @@ def test_what_is_chosen_is_predicted_to_fit(work: Work, seconds: int) -> None:
 
 def test_negatives_take_a_pass_on_either_square() -> None:
     given, work = budget(0), replace(LATER, negatives=50)
-    more = 50 * (SQUARES * 0.02 + 0.01)  # decoded once
-    assert given.learn_s(work, CONFIG10) == pytest.approx(given.learn_s(LATER, CONFIG10) + more)
+    more = SQUARES * 50 * 0.02
+    decoded = 50 * 0.01  # once, before anything else
+    assert given.learn_s(work, CONFIG10) == pytest.approx(given.learn_s(LATER, CONFIG10) + more + decoded)
     assert given.training_deadline(work, encoded=True) == pytest.approx(
         given.training_deadline(LATER, encoded=True) - more
     )

@@ -35,28 +35,28 @@ def once_checked(monkeypatch: pytest.MonkeyPatch) -> Disturb:
     return disturb
 
 
-def replaced(path: Path) -> None:
+def replaced(path: Path, seed: int = 500) -> None:
     """Put another picture in the place of one, as a recorder that uses its names again does."""
     new = path.with_suffix(".part")
-    picture(11, 500).save(new, "PNG")
+    picture(11, seed).save(new, "PNG")
     new.replace(path)
 
 
 def test_what_goes_or_changes_once_checked_is_skipped(taught: Learner, tmp_path: Path, once_checked: Disturb) -> None:
     learner, folder = copied(taught, tmp_path / "store"), write_looks(tmp_path / "third", THIRD)
     train, held = split_hold_out(read_folder(folder).pictures)
-    lost, other = (train[0].path, held[0].path), train[1].path
+    lost, others = train[0].path, (train[1].path, held[0].path)
 
     def happens() -> None:
-        for path in lost:
-            path.unlink()
-        replaced(other)
+        lost.unlink()
+        for i, path in enumerate(others):
+            replaced(path, 500 + i)
 
     once_checked(happens)
     report = learner.learn(folder, CONFIG)
     assert report.images == 13
     assert report.skipped == sorted(
-        ({"path": str(path), "why": CHANGED if path == other else GONE} for path in (*lost, other)),
+        ({"path": str(path), "why": CHANGED if path in others else GONE} for path in (lost, *others)),
         key=lambda item: item["path"],
     )
     learned = model(learner)
@@ -66,7 +66,7 @@ def test_what_goes_or_changes_once_checked_is_skipped(taught: Learner, tmp_path:
     assert learned.statistics.counts.sum() == 32 + 13
     assert sum(c.pictures for c in learned.classes) == 32 + 13
     again = learner.learn(folder, CONFIG, update=True)  # what took a file's place is a picture like any other
-    assert (again.images, again.learned_before, again.skipped) == (1, 13, [])
+    assert (again.images, again.learned_before, again.skipped) == (2, 13, [])
 
 
 def test_what_happens_later_changes_nothing(taught: Learner, tmp_path: Path) -> None:
@@ -96,6 +96,35 @@ def test_a_class_that_goes_is_not_learned(taught: Learner, tmp_path: Path, once_
     assert name not in report.known_classes
 
 
+def test_a_known_class_that_goes_is_not_updated(taught: Learner, tmp_path: Path, once_checked: Disturb) -> None:
+    learner, folder = copied(taught, tmp_path / "store"), write_looks(tmp_path / "more", FIRST, 3, first=40)
+    name, other = sorted(FIRST)
+    once_checked(lambda: [path.unlink() for path in (folder / name).iterdir()])
+    report = learner.learn(folder, CONFIG, update=True)
+    assert (report.updated_classes, report.images) == ([other], 3)
+
+
+def test_what_a_learn_has_done_of_other_pictures_is_done_again(
+    taught: Learner, tmp_path: Path, once_checked: Disturb
+) -> None:
+    """It is cut off while a class is away, which is back when the same command is given again."""
+    folder, away = write_looks(tmp_path / "third", {**THIRD, "more": 13}), tmp_path / "away"
+    learner, other = copied(taught, tmp_path / "store"), copied(taught, tmp_path / "other")
+    other.learn(folder, CONFIG)
+    once_checked(lambda: (folder / "more").rename(away))
+
+    def cut_off(stage: str, done: int, total: int) -> None:
+        if stage == "train":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learner.learn(folder, CONFIG, progress=cut_off)
+    away.rename(folder / "more")
+    report = learner.learn(folder, CONFIG)
+    assert (report.images, report.skipped) == (24, [])
+    assert hashes(learner.store.head) == hashes(other.store.head)
+
+
 def test_where_all_go_nothing_is_learned(taught: Learner, tmp_path: Path, once_checked: Disturb) -> None:
     learner, folder = copied(taught, tmp_path / "store"), write_looks(tmp_path / "third", THIRD)
     once_checked(lambda: [replaced(path) for path in folder.glob("*/*.png")])
@@ -106,21 +135,19 @@ def test_where_all_go_nothing_is_learned(taught: Learner, tmp_path: Path, once_c
     assert learner.store.head == head
 
 
-def test_negatives_that_go_are_skipped(taught: Learner, tmp_path: Path) -> None:
-    """They are decoded last, and may go until then."""
+def test_negatives_that_go_are_skipped(taught: Learner, tmp_path: Path, once_checked: Disturb) -> None:
     learner, nothing = copied(taught, tmp_path / "store"), write_looks(tmp_path / "nothing", {"x": 7, "y": 3}, 4)
     lost, other = nothing / "x" / "000.png", nothing / "y" / "000.png"
-
-    def progress(stage: str, done: int, total: int) -> None:
-        lost.unlink(missing_ok=True)
-        if read_folder(nothing).classes["y"][0].sha256 == before:
-            replaced(other)
-
-    before = read_folder(nothing).classes["y"][0].sha256
-    folder = write_looks(tmp_path / "third", THIRD)
-    report = learner.learn(folder, CONFIG, negatives=nothing, progress=progress)
+    once_checked(lambda: (lost.unlink(), replaced(other)))
+    report = learner.learn(write_looks(tmp_path / "third", THIRD), CONFIG, negatives=nothing)
     assert report.skipped == [{"path": str(lost), "why": GONE}, {"path": str(other), "why": CHANGED}]
+    assert (report.classes, report.images) == (sorted(THIRD), 16)
     assert len(model(learner).negatives) == len(model(learner).closer_negatives) == 6
+    head = learner.store.head
+    once_checked(lambda: [path.unlink() for path in nothing.glob("*/*.png")])
+    with pytest.raises(FolderError, match="no picture is any more"):
+        learner.learn(tmp_path / "third", CONFIG, update=True, negatives=nothing)
+    assert learner.store.head == head
 
 
 # -- negatives that were learned before ----------------------------------
@@ -128,8 +155,8 @@ def test_negatives_that_go_are_skipped(taught: Learner, tmp_path: Path) -> None:
 
 def test_negatives_count_once(taught: Learner, tmp_path: Path) -> None:
     """Given again, whatever else is asked for, they change nothing; of more, those that are new are kept."""
-    learner, nothing = copied(taught, tmp_path / "store"), write_looks(tmp_path / "nothing", {"x": 7}, 6)
-    folder = write_looks(tmp_path / "first", FIRST)
+    learner, nothing = copied(taught, tmp_path / "store"), write_looks(tmp_path / "nothing", {"x": 7, "w": 7}, 6)
+    folder = write_looks(tmp_path / "first", FIRST)  # the same six lie in two folders
     assert learner.learn(folder, CONFIG, update=True, negatives=nothing).version == 3
     write_looks(nothing, {"y": 7}, 6)  # the same pictures under other names
     report = learner.learn(folder, CONFIG, update=True, negatives=nothing)

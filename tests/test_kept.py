@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -39,19 +40,24 @@ def test_negatives_are_remembered_and_tighten_the_unknown_test(blank: Learner, t
     again = learner.learn(write_looks(tmp_path / "second", SECOND, 12), CONFIG)  # without new ones: the old ones count
     assert again.unknown["false_accepts"] is not None
     np.testing.assert_array_equal(learner.store.read_tensors(learner.store.head, "negatives")["features"], kept)
-    with mock.patch("edge_cl.learning.NEGATIVES", 12):
-        learner.learn(
-            write_looks(tmp_path / "more", FIRST, 4, first=40), CONFIG, update=True, negatives=tmp_path / "nothing"
-        )
-    latest = learner.store.read_tensors(learner.store.head, "negatives")["features"]
-    np.testing.assert_array_equal(latest, np.concatenate((kept, kept))[-12:])
-    with mock.patch("edge_cl.learning.NEGATIVES", 4):  # of more at once some from everywhere: the first and the last
-        learner.learn(
-            write_looks(tmp_path / "yet", FIRST, 4, first=60), CONFIG, update=True, negatives=tmp_path / "nothing"
-        )
-    few = learner.store.read_tensors(learner.store.head, "negatives")["features"]
-    np.testing.assert_array_equal(few, kept[[0, 3, 6, 9]])
-    np.testing.assert_array_equal(model(learner).closer_negatives, loaded.closer_negatives[[0, 3, 6, 9]])
+
+    def joined_by(more: Path, most: int) -> Any:
+        """Return the negatives that are kept, at most so many, once those of another folder have joined them."""
+        with mock.patch("edge_cl.learning.NEGATIVES", most), mock.patch("edge_cl.intake.NEGATIVES", most):
+            learner.learn(
+                write_looks(tmp_path / f"first {most}", FIRST, 4, first=40 + most), CONFIG, update=True, negatives=more
+            )
+        return learner.store.read_tensors(learner.store.head, "negatives")["features"]
+
+    more = write_looks(tmp_path / "more nothing", {"n": 13, "m": 8}, 5, first=20)
+    latest = joined_by(more, 12)
+    np.testing.assert_array_equal(latest[:2], kept[-2:])
+    assert len(latest) == 12 and np.abs(latest[2:] - kept).max() > 0.02
+    write_looks(tmp_path / "nothing", {"n": 13, "m": 8}, 5)
+    # Of more at once some from everywhere: the first, two between, and the last, which is kept already.
+    few = joined_by(tmp_path / "nothing", 4)
+    np.testing.assert_array_equal(few, np.concatenate((latest, kept[[0, 3, 6]]))[-4:])
+    np.testing.assert_array_equal(model(learner).closer_negatives[1:], loaded.closer_negatives[[0, 3, 6]])
 
 
 def test_negatives_without_a_picture_are_refused_before_anything_changes(learner: Learner, tmp_path: Path) -> None:

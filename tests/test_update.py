@@ -233,10 +233,14 @@ def test_where_no_picture_has_come_yet_nothing_changes(
     (folder / "coming").mkdir(parents=True)
     head = learner.store.head
     report = learner.learn(folder, CONFIG, update=True)
-    assert (report.images, report.notes) == (0, ["There is no picture: nothing was changed."])
+    assert (report.images, report.notes) == (0, ["No picture is new: nothing was changed."])
     assert learner.store.head == head
+    bundle = tmp_path / "bundle"
+    report = learner.learn(folder, CONFIG, update=True, export=bundle)
+    assert bundle.exists() == (store == "taught")
+    assert ("No class is known yet: nothing was exported." in report.notes) == (store == "blank")
     run = edge_cl("learn", "--new-classes", folder, "--update", "--dry-run", "--store", learner.store.path)
-    assert "There is no picture to learn from." in run.err and "held out" not in run.out
+    assert "There is no new picture to learn from." in run.err and "held out" not in run.out
 
 
 def test_a_dry_run_looks_at_negatives_too(taught: Learner, tmp_path: Path, grown: Path) -> None:
