@@ -103,6 +103,22 @@ def test_an_export_that_is_overtaken_does_not_put_the_older_version_back(
     assert "c" not in Classifier(out).classes
 
 
+def test_a_learn_whose_version_is_undone_meanwhile_keeps_its_report(
+    deployed: Deployed, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in force then knows no class, and cannot be exported."""
+    out, write = deployed.copy(tmp_path / "bundle"), deployment.export_snapshot
+
+    def late(snapshot: Snapshot, out: Path, **options: Any) -> dict[str, Any]:
+        Learner.open(store, device="cpu").rollback(0)
+        return write(snapshot, out, **options)
+
+    monkeypatch.setattr(deployment, "export_snapshot", late)
+    run = learn(store, "--export", out, "--json")
+    assert (run.code, json.loads(run.out)["version"]) == (1, 5)
+    assert "knows no class yet" in run.err and Learner.open(store).store.head.number == 0
+
+
 def test_learn_without_export(store: Path) -> None:
     assert learn(store, "--json").json["export"] is None
 
