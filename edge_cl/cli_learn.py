@@ -156,19 +156,17 @@ def learn(
     if Store.exists(store):
         learner = Learner.open(store, device=device)
         learner.require_backbone(backbone, weights, image_size, patch_stride)
+    elif dry_run:
+        learner = None
     else:
-        read_folder(new_classes, growing=update)
+        read_folder(new_classes, growing=update)  # before a store is made for it
         if negatives is not None:
             read_unlabelled(negatives)
-        if dry_run:
-            learner = None
-        else:
-            say(f"There is no store at {store} yet: making one.")
-            learner = Learner.init(
-                store, backbone=backbone, weights=weights, image_size=image_size, patch_stride=patch_stride,
-                device=device,
-            )  # fmt: skip
-            _say_made(store, backbone, weights, learner.state["backbone"])
+        say(f"There is no store at {store} yet: making one.")
+        learner = Learner.init(
+            store, backbone=backbone, weights=weights, image_size=image_size, patch_stride=patch_stride, device=device
+        )
+        _say_made(store, backbone, weights, learner.state["backbone"])
     if dry_run:
         _dry_run(learner, new_classes, negatives, config, update, as_json)
         return
@@ -191,16 +189,12 @@ def learn(
 def _dry_run(
     learner: Any, new_classes: Path, negatives: Path | None, config: LearnConfig, update: bool, as_json: bool
 ) -> None:
-    from edge_cl.intake import Intake, of_nothing_known
-    from edge_cl.pictures import read_folder, read_unlabelled
+    from edge_cl.intake import Intake
 
     if learner is not None:
         intake = learner.look(new_classes, config, update=update, negatives=negatives)
     else:
-        folder = read_folder(new_classes, growing=update)
-        intake = Intake.of(folder, {}, update=update, hold_out=config.hold_out)
-        if negatives is not None:
-            intake = replace(intake, negatives=of_nothing_known(read_unlabelled(negatives), ()))
+        intake = Intake.read(new_classes, negatives, {}, (), update=update, hold_out=config.hold_out)
     value = intake.to_json()
 
     def show() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -42,13 +42,13 @@ def export_snapshot(
 
 
 def export_after(
-    report: LearnReport, snapshot: Snapshot, out: str | Path, progress: Progress, store: Path
+    report: LearnReport, snapshots: Iterable[Snapshot], out: str | Path, progress: Progress, store: Path
 ) -> LearnReport:
     """Bring a bundle up to date with a version that has just been learned.
 
     Args:
         report: of the learn.
-        snapshot: the version.
+        snapshots: the version, and those that others put in force while it was exported.
         out: the bundle.
         progress: told when it begins and ends.
         store: as messages name it.
@@ -61,10 +61,11 @@ def export_after(
     """
     progress("export", 0, 1)  # seconds, where the graphs are still to be made
     try:
-        done = export_snapshot(snapshot, out)
+        for snapshot in snapshots:
+            done = export_snapshot(snapshot, out)
     except EdgeClError as error:
         report = replace(report, export={"path": str(out), "error": " ".join(error.faults)})
-        kept = f"The classes are learned: version {snapshot.version} of {store} is in force."
+        kept = f"The classes are learned: version {report.version} of {store} holds them."
         command = f"edge-cl export {quote(str(out))} --store {quote(str(store))}"
         half = isinstance(error, PrecisionError)
         mend = f"{command} --precision fp32" if half else f"{error.mend} Then: {command}".strip()

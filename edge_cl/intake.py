@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from edge_cl.errors import FolderError
-from edge_cl.pictures import Picture, PictureFolder, Skipped, path_text, split_hold_out
+from edge_cl.pictures import (
+    Picture,
+    PictureFolder,
+    Skipped,
+    path_text,
+    read_folder,
+    read_unlabelled,
+    split_hold_out,
+)
 
 NEGATIVES = 200  # pictures of nothing known whose features are kept
 
@@ -77,6 +86,28 @@ class Intake:
         train, held = split_hold_out(folder.pictures, fraction=hold_out)
         new, old = (tuple(n for n in folder.classes if (n in known) == asked) for asked in (False, True))
         return cls(folder, new, old, tuple(train), tuple(held), learned_before, _copies(folder, new, known))
+
+    @classmethod
+    def read(
+        cls,
+        new_classes: str | Path,
+        negatives: str | Path | None,
+        known: Mapping[str, Collection[str]],
+        kept: Collection[str],
+        *,
+        update: bool,
+        hold_out: float,
+    ) -> Intake:
+        """Read the folders, and hold them against what is known; see `of` and `of_nothing_known`.
+
+        Raises:
+            FolderError: one cannot be learned from.
+        """
+        folder = read_folder(Path(new_classes), growing=update)
+        intake = cls.of(folder, known, update=update, hold_out=hold_out)
+        if negatives is None:
+            return intake
+        return replace(intake, negatives=of_nothing_known(read_unlabelled(Path(negatives)), kept))
 
     @property
     def is_empty(self) -> bool:

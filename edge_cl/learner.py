@@ -240,14 +240,10 @@ class Learner:
         negatives: str | Path | None = None,
     ) -> Intake:
         """Read a folder and hold it against the known classes; load no model, change nothing."""
-        from edge_cl.intake import Intake, of_nothing_known
-        from edge_cl.pictures import read_folder, read_unlabelled
+        from edge_cl.intake import Intake
 
-        folder, (known, kept) = read_folder(Path(new_classes), growing=update), self._learned_from(self.store.head)
-        intake = Intake.of(folder, known, update=update, hold_out=(config or LearnConfig()).hold_out)
-        if negatives is None:
-            return intake
-        return replace(intake, negatives=of_nothing_known(read_unlabelled(Path(negatives)), kept))
+        known, hold_out = self._learned_from(self.store.head), (config or LearnConfig()).hold_out
+        return Intake.read(new_classes, negatives, *known, update=update, hold_out=hold_out)
 
     def learn(
         self,
@@ -334,17 +330,11 @@ class Learner:
         if export:
             # Not before: the memory that it takes is not the learn's.
             from edge_cl.deployment import export_after, snapshot_of
-            from edge_cl.export.bundle import UnexportedError
 
             learned = snapshot_of(version, *(made_of or self.load(version)))
-            try:
-                for snapshot in self._until_in_force(learned) if learned.model.classes else ():
-                    report = export_after(report, snapshot, export, progress, self.store.given)
-            except UnexportedError:
-                raise
-            except EdgeClError as error:  # of a version that another process put in force meanwhile
-                raise UnexportedError(*error.faults, mend=error.mend, report=report) from error
-            if not learned.model.classes:
+            if learned.model.classes:
+                report = export_after(report, self._until_in_force(learned), export, progress, self.store.given)
+            else:
                 report = replace(report, notes=[*report.notes, "No class is known yet: nothing was exported."])
         if lesson.made(version):
             discard([self._left(version)])

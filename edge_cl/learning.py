@@ -124,7 +124,7 @@ def learn(
     model, before = replace(model, config=config), model.closer
     with stopwatch.stage("scan"):
         plan, budget = make_plan(model, encoder, intake, started, checkpoint)
-        intake, *decoded = _read(intake, encoder.preprocess)
+        intake, learned_from, held_out, negatives = _read(intake, encoder.preprocess)
         _keep_to(checkpoint, intake)
     model = replace(model, config=plan.config)
     encoder = replace(encoder, batch_size=plan.config.micro_batch)
@@ -132,9 +132,8 @@ def learn(
     task, epochs = -1, 0
     if intake.new:
         model, task = _with_new_classes(model, intake, task_name)
-    *decoded, negatives = decoded
-    sources = _sources(model, encoder.preprocess, intake, *decoded)
-    del decoded  # each task's are let go of when they have been encoded
+    sources = _sources(model, encoder.preprocess, intake, learned_from, held_out)
+    del learned_from, held_out  # each task's are let go of when they have been encoded
     job = None
     if adapts(model, intake):
         job = _job(model, encoder, intake, task, sources[task][0], steps)

@@ -158,7 +158,7 @@ def test_a_bundle_that_cannot_be_written_after_the_learn(deployed: Deployed, sto
     assert learned["export"]["path"] == str(out)
     assert learned["export"]["error"].startswith("Another process is writing the bundle")
     assert "Another process is writing the bundle" in flat(run)
-    assert f"The classes are learned: version 5 of {store} is in force." in flat(run)
+    assert f"The classes are learned: version 5 of {store} holds them." in flat(run)
     assert f"edge-cl export {out} --store {store}" in flat(run)
     assert Learner.open(store).store.head.number == 5
     assert Classifier(out).version == 4
@@ -174,7 +174,7 @@ def test_graphs_that_take_more_memory_than_was_allowed_are_told(
     kept = replace(kept, peak_memory_mb=1.0, budget={**kept.budget, "memory_mb": 2.0})
     with graphs_once():
         first, second = (
-            export_after(kept, learner.snapshot(), tmp_path / "bundle", no_progress, store) for _ in range(2)
+            export_after(kept, [learner.snapshot()], tmp_path / "bundle", no_progress, store) for _ in range(2)
         )
     assert re.fullmatch(r"Making the bundle's graphs took \d+ MB, more than the 2 MB allowed; .*", first.notes[-1])
     assert second.notes == kept.notes
