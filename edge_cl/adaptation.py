@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
 from edge_cl.decoded import Source
-from edge_cl.encoding import Progress
 from edge_cl.features import Encoder
 from edge_cl.lora import Adapter
 from edge_cl.losses import CosineClassifier, feature_distance, orthogonality_loss
 from edge_cl.preprocess import Pixels, Preprocess
+from edge_cl.progress import Progress
 from edge_cl.statistics import Indices
 from edge_cl.step import Inputs, Objective
 from edge_cl.tokens import ResidentTokens, Tokens

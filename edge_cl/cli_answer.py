@@ -15,7 +15,7 @@ from edge_cl.cli_options import (
     RuleOption,
     StoreOption,
 )
-from edge_cl.console import answers, emit, table, warn_skipped
+from edge_cl.console import Progress, answers, emit, table, warn_skipped
 from edge_cl.errors import EdgeClError
 
 
@@ -95,7 +95,8 @@ def evaluate(
     from edge_cl.learner import Learner
     from edge_cl.report import percent, weakest
 
-    result = Learner.open(store, device=device).evaluate(folder, rule=rule)
+    with Progress() as progress:
+        result = Learner.open(store, device=device).evaluate(folder, rule=rule, progress=progress)
     warn_skipped(result["skipped"])
 
     def show() -> None:

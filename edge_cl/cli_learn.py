@@ -27,6 +27,7 @@ from edge_cl.config import SHIPPED, LearnConfig, Method, Schedule, SharedUpdate
 from edge_cl.console import Progress, answers, emit, say, table, warn_skipped
 
 if TYPE_CHECKING:
+    from edge_cl.intake import Pictures
     from edge_cl.store import Store
 
 
@@ -135,8 +136,8 @@ def learn(
     if backbone == "list":
         return _list_backbones(as_json)
     from edge_cl.export.bundle import UnexportedError
+    from edge_cl.intake import read_folders
     from edge_cl.learner import Learner
-    from edge_cl.pictures import read_folder, read_unlabelled
     from edge_cl.store import Store
 
     profile = _board(device)
@@ -153,29 +154,26 @@ def learn(
         memory_mb=memory_budget or base.memory_mb,
         micro_batch=micro_batch or base.micro_batch,
     )
-    if Store.exists(store):
-        learner = Learner.open(store, device=device)
+    learner = Learner.open(store, device=device) if Store.exists(store) else None
+    if learner is not None:
         learner.require_backbone(backbone, weights, image_size, patch_stride)
-    elif dry_run:
-        learner = None
-    else:
-        read_folder(new_classes, growing=update)  # before a store is made for it
-        if negatives is not None:
-            read_unlabelled(negatives)
+    if dry_run:
+        _dry_run(learner, new_classes, negatives, config, update, as_json)
+        return
+    lesson: tuple[Pictures, Pictures | None] = new_classes, negatives
+    if learner is None:
+        with Progress() as progress:  # before a store is made for it
+            lesson = read_folders(*lesson, growing=update, progress=progress)
         say(f"There is no store at {store} yet: making one.")
         learner = Learner.init(
             store, backbone=backbone, weights=weights, image_size=image_size, patch_stride=patch_stride, device=device
         )
         _say_made(store, backbone, weights, learner.state["backbone"])
-    if dry_run:
-        _dry_run(learner, new_classes, negatives, config, update, as_json)
-        return
-    assert learner is not None
     unexported: UnexportedError | None = None
     try:
         with Progress() as progress:
             report = learner.learn(
-                new_classes, config, task=task, update=update, negatives=negatives, export=export,
+                lesson[0], config, task=task, update=update, negatives=lesson[1], export=export,
                 progress=progress, started=started,
             )  # fmt: skip
     except UnexportedError as error:  # learned all the same
@@ -189,12 +187,14 @@ def learn(
 def _dry_run(
     learner: Any, new_classes: Path, negatives: Path | None, config: LearnConfig, update: bool, as_json: bool
 ) -> None:
-    from edge_cl.intake import Intake
+    from edge_cl.intake import Intake, read_folders
 
-    if learner is not None:
-        intake = learner.look(new_classes, config, update=update, negatives=negatives)
-    else:
-        intake = Intake.read(new_classes, negatives, {}, (), update=update, hold_out=config.hold_out)
+    with Progress() as progress:
+        if learner is not None:
+            intake = learner.look(new_classes, config, update=update, negatives=negatives, progress=progress)
+        else:
+            folders = read_folders(new_classes, negatives, growing=update, progress=progress)
+            intake = Intake.of(*folders, update=update, hold_out=config.hold_out)
     value = intake.to_json()
 
     def show() -> None:

@@ -59,11 +59,15 @@ class Progress:
     """Shows stages, bars and time left on stderr; a line a stage where stderr is no terminal."""
 
     names: ClassVar[Mapping[str, str]] = {
+        "scan": "check the pictures",
+        "negatives": "check the negatives",
+        "decode": "decode the pictures",
         "shared": "train shared and base adapter",
         "prefix": "compute prefix tokens",
         "train": "train task adapter",
         "head": "compute statistics",
         "export": "write the bundle",
+        "answer": "answer for the pictures",
     }
 
     def __init__(self) -> None:

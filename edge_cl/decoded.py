@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import overload
@@ -48,7 +48,7 @@ class Decoded:
 
 
 def decode(
-    pictures: Sequence[Picture],
+    pictures: Iterable[Picture],
     spec: Preprocess,
     *,
     copies: bool = False,

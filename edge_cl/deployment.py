@@ -8,7 +8,6 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from edge_cl.encoding import Progress
 from edge_cl.errors import EdgeClError, UsageError, did_you_mean
 from edge_cl.export.bundle import PrecisionError, UnexportedError
 from edge_cl.export.exporter import Snapshot
@@ -16,6 +15,7 @@ from edge_cl.export.formats import FORMATS, format_of
 from edge_cl.features import Encoder
 from edge_cl.memory import peak_mb
 from edge_cl.model import Model
+from edge_cl.progress import Progress
 from edge_cl.report import LearnReport
 from edge_cl.version import Version
 

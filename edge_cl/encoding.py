@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -15,11 +14,9 @@ from edge_cl.checkpoint import Checkpoint
 from edge_cl.decoded import Source
 from edge_cl.features import Encoder
 from edge_cl.lora import Adapter
+from edge_cl.progress import Progress
 from edge_cl.statistics import Array
 from edge_cl.tokens import TokenCache, Tokens
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Told (stage, steps done, steps in all)."""
 
 
 @dataclass(frozen=True)

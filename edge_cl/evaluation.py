@@ -11,13 +11,14 @@ from edge_cl.decoded import decode
 from edge_cl.errors import FolderError, did_you_mean
 from edge_cl.intake import skipped_json
 from edge_cl.pictures import Picture, PictureFolder, path_text
+from edge_cl.progress import Progress, no_progress
 from edge_cl.recognition import Recogniser
 from edge_cl.statistics import Array, Indices
 
 DECODE_AT_ONCE = 256
 
 
-def evaluate(recogniser: Recogniser, folder: PictureFolder) -> dict[str, Any]:
+def evaluate(recogniser: Recogniser, folder: PictureFolder, progress: Progress = no_progress) -> dict[str, Any]:
     """Measure a recogniser on pictures; see `Learner.evaluate` for what is returned.
 
     Raises:
@@ -42,6 +43,7 @@ def evaluate(recogniser: Recogniser, folder: PictureFolder) -> dict[str, Any]:
         for posterior, strange in recogniser.posteriors(decoded.pixels):
             posteriors.append(posterior)
             unknown.append(strange)
+        progress("answer", start + len(part), len(folder.pictures))
     if not read:
         raise FolderError(
             f"{path_text(folder.root)}: no picture can be read any more.",

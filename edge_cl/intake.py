@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from edge_cl.errors import FolderError
 from edge_cl.pictures import (
@@ -17,8 +18,31 @@ from edge_cl.pictures import (
     read_unlabelled,
     split_hold_out,
 )
+from edge_cl.progress import Progress
 
+Pictures: TypeAlias = str | Path | PictureFolder  # where they lie, or as read before
 NEGATIVES = 200  # pictures of nothing known whose features are kept
+
+
+def read_folders(
+    new_classes: Pictures, negatives: Pictures | None, *, growing: bool, progress: Progress
+) -> tuple[PictureFolder, PictureFolder | None]:
+    """Read what is to be learned, one sub-folder a class, and the negatives where there are some.
+
+    Args:
+        new_classes: see `read_folder`.
+        negatives: see `read_unlabelled`.
+        growing: see `read_folder`.
+        progress: told of every file.
+
+    Raises:
+        FolderError: one cannot be learned from.
+    """
+    if not isinstance(new_classes, PictureFolder):
+        new_classes = read_folder(Path(new_classes), growing=growing, on_progress=partial(progress, "scan"))
+    if isinstance(negatives, str | Path):
+        negatives = read_unlabelled(Path(negatives), on_progress=partial(progress, "negatives"))
+    return new_classes, negatives
 
 
 def of_nothing_known(folder: PictureFolder, kept: Collection[str]) -> PictureFolder:
@@ -60,19 +84,29 @@ class Intake:
 
     @classmethod
     def of(
-        cls, folder: PictureFolder, known: Mapping[str, Collection[str]], *, update: bool, hold_out: float
+        cls,
+        folder: PictureFolder,
+        negatives: PictureFolder | None = None,
+        known: Mapping[str, Collection[str]] | None = None,
+        kept: Collection[str] = (),
+        *,
+        update: bool,
+        hold_out: float,
     ) -> Intake:
-        """Hold a folder against the known classes; pictures that one was learned from are passed over.
+        """Hold folders against what is known; pictures that a class was learned from are passed over.
 
         Args:
             folder: as read.
+            negatives: as read; see `of_nothing_known`.
             known: SHA-256 of the pictures behind each known class, by its name.
+            kept: SHA-256 of the negatives that are kept already.
             update: whether known classes may get more pictures.
             hold_out: share of the pictures to hold out.
 
         Raises:
             FolderError: a class is known already and `update` was not asked for; all such classes at once.
         """
+        known = known or {}
         old = tuple(name for name in folder.classes if name in known)
         if old and not update:
             listed = ", ".join(repr(name) for name in old)
@@ -85,29 +119,8 @@ class Intake:
         folder = replace(folder, pictures=pictures)
         train, held = split_hold_out(folder.pictures, fraction=hold_out)
         new, old = (tuple(n for n in folder.classes if (n in known) == asked) for asked in (False, True))
-        return cls(folder, new, old, tuple(train), tuple(held), learned_before, _copies(folder, new, known))
-
-    @classmethod
-    def read(
-        cls,
-        new_classes: str | Path,
-        negatives: str | Path | None,
-        known: Mapping[str, Collection[str]],
-        kept: Collection[str],
-        *,
-        update: bool,
-        hold_out: float,
-    ) -> Intake:
-        """Read the folders, and hold them against what is known; see `of` and `of_nothing_known`.
-
-        Raises:
-            FolderError: one cannot be learned from.
-        """
-        folder = read_folder(Path(new_classes), growing=update)
-        intake = cls.of(folder, known, update=update, hold_out=hold_out)
-        if negatives is None:
-            return intake
-        return replace(intake, negatives=of_nothing_known(read_unlabelled(Path(negatives)), kept))
+        unknown = negatives and of_nothing_known(negatives, kept)
+        return cls(folder, new, old, tuple(train), tuple(held), learned_before, _copies(folder, new, known), unknown)
 
     @property
     def is_empty(self) -> bool:

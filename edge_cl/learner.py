@@ -5,30 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, cast
 
 from edge_cl.config import BACKBONES_DIR, KEPT_VERSIONS, MOST_SEED, SHIPPED, LearnConfig
 from edge_cl.errors import BackboneError, EdgeClError, StoreError, UsageError, did_you_mean
+from edge_cl.progress import Progress, no_progress
 from edge_cl.pruning import Pruned
 from edge_cl.store import Store
 from edge_cl.version import JsonObject, Version, hash_file
 
 if TYPE_CHECKING:
-    from edge_cl.encoding import Progress
     from edge_cl.export.exporter import Snapshot
     from edge_cl.features import Encoder
     from edge_cl.head import Head
-    from edge_cl.intake import Intake
+    from edge_cl.intake import Intake, Pictures
     from edge_cl.model import Model
     from edge_cl.recognition import Prediction, Recogniser
     from edge_cl.report import LearnReport
-
-
-def no_progress(stage: str, done: int, total: int) -> None:
-    """Report nothing."""
 
 
 @dataclass(frozen=True)
@@ -233,26 +229,28 @@ class Learner:
 
     def look(
         self,
-        new_classes: str | Path,
+        new_classes: Pictures,
         config: LearnConfig | None = None,
         *,
         update: bool = False,
-        negatives: str | Path | None = None,
+        negatives: Pictures | None = None,
+        progress: Progress = no_progress,
     ) -> Intake:
         """Read a folder and hold it against the known classes; load no model, change nothing."""
-        from edge_cl.intake import Intake
+        from edge_cl.intake import Intake, read_folders
 
+        folders = read_folders(new_classes, negatives, growing=update, progress=progress)
         known, hold_out = self._learned_from(self.store.head), (config or LearnConfig()).hold_out
-        return Intake.read(new_classes, negatives, *known, update=update, hold_out=hold_out)
+        return Intake.of(*folders, *known, update=update, hold_out=hold_out)
 
     def learn(
         self,
-        new_classes: str | Path,
+        new_classes: Pictures,
         config: LearnConfig | None = None,
         *,
         task: str | None = None,
         update: bool = False,
-        negatives: str | Path | None = None,
+        negatives: Pictures | None = None,
         export: str | Path | None = None,
         progress: Progress = no_progress,
         started: float | None = None,
@@ -260,13 +258,13 @@ class Learner:
         """Learn the classes of a folder, one sub-folder a class, and commit a new version.
 
         Args:
-            new_classes: the folder.
+            new_classes: the folder, or what `edge_cl.pictures.read_folder` made of it.
             config: settings.
             task: name of the task.
             update: let new pictures of known classes join their statistics. Pictures that their class was learned from
                 are passed over, and so are class folders without a usable one; where none is left, no version is made.
-            negatives: folder of pictures, at any depth, of nothing that is or will be known: the unknown test is
-                tightened by them, and by those of earlier learns.
+            negatives: folder of pictures, at any depth, of nothing that is or will be known, or what `read_unlabelled`
+                made of it: the unknown test is tightened by them, and by those of earlier learns.
             export: a bundle to make, or to bring up to date, once the new version is in force. Where its graphs are
                 those of the version before, and the task leaves prefix and base branch alone, they encode the pictures.
             progress: told (stage, steps done, steps in all).
@@ -285,6 +283,7 @@ class Learner:
         from edge_cl.learning import Stopwatch
         from edge_cl.lesson import Lesson
         from edge_cl.outcome import nothing_new
+        from edge_cl.pictures import PictureFolder
         from edge_cl.plan import keeps_encoder
         from edge_cl.report import LearnReport
 
@@ -300,9 +299,10 @@ class Learner:
                 f"The seed must be less than {MOST_SEED}, not {config.seed}.", mend="Pass a smaller --seed."
             )
         start, stopwatch = started or time.monotonic(), Stopwatch()
-        with self.store.write(f"learn from {new_classes}") as transaction:
+        place = new_classes.root if isinstance(new_classes, PictureFolder) else new_classes
+        with self.store.write(f"learn from {place}") as transaction:
             with stopwatch.stage("scan"):
-                lesson = Lesson.read(new_classes, negatives, config, task, update=update)
+                lesson = Lesson.read(new_classes, negatives, config, task, update=update, progress=progress)
             parent = transaction.parent
             assert parent is not None
             made = lesson.made(parent)
@@ -513,7 +513,7 @@ class Learner:
             pixels = recogniser.backend.preprocess.centre(image)
             yield Answer(f"{source}@{seconds:.2f}", recogniser.predict([pixels], top=top)[0])
 
-    def evaluate(self, folder: str | Path, *, rule: str = "routed") -> dict[str, Any]:
+    def evaluate(self, folder: str | Path, *, rule: str = "routed", progress: Progress = no_progress) -> dict[str, Any]:
         """Measure on a folder of pictures, one sub-folder a class.
 
         Returns:
@@ -528,9 +528,9 @@ class Learner:
         from edge_cl.pictures import read_folder
 
         start = time.monotonic()
-        pictures = read_folder(Path(folder))
+        pictures = read_folder(Path(folder), on_progress=partial(progress, "scan"))
         recogniser = self.recogniser(rule)
-        return {**evaluate(recogniser, pictures), "rule": rule, "seconds": time.monotonic() - start}
+        return {**evaluate(recogniser, pictures, progress), "rule": rule, "seconds": time.monotonic() - start}
 
 
 def _device(name: str) -> Any:

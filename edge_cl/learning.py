@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -26,7 +26,7 @@ from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
 from edge_cl.decoded import Decoded, Source, decode
 from edge_cl.drift import DriftMap
-from edge_cl.encoding import Encoded, Progress, ViewEncoder
+from edge_cl.encoding import Encoded, ViewEncoder
 from edge_cl.errors import FolderError
 from edge_cl.features import Encoder
 from edge_cl.fingerprints import with_fingerprints
@@ -34,9 +34,10 @@ from edge_cl.head import WEIGHT_BITS, Branch, Discriminant, precision_of
 from edge_cl.heap import give_back
 from edge_cl.intake import NEGATIVES, Intake
 from edge_cl.model import KnownClass, Model, Probes
-from edge_cl.pictures import Skipped, path_text
+from edge_cl.pictures import Picture, Skipped, path_text
 from edge_cl.plan import Plan, adapts, make_plan, shapes_base, teacher, work_of
 from edge_cl.preprocess import Preprocess
+from edge_cl.progress import Progress
 from edge_cl.spread import Spread
 from edge_cl.statistics import Indices, Statistics
 from edge_cl.tokens import TokenCache
@@ -124,7 +125,7 @@ def learn(
     model, before = replace(model, config=config), model.closer
     with stopwatch.stage("scan"):
         plan, budget = make_plan(model, encoder, intake, started, checkpoint)
-        intake, learned_from, held_out, negatives = _read(intake, encoder.preprocess)
+        intake, learned_from, held_out, negatives = _read(intake, encoder.preprocess, progress)
         _keep_to(checkpoint, intake)
     model = replace(model, config=plan.config)
     encoder = replace(encoder, batch_size=plan.config.micro_batch)
@@ -180,7 +181,7 @@ def _unused(name: str, taken: set[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
-def _read(intake: Intake, spec: Preprocess) -> tuple[Intake, Decoded, Decoded, Decoded]:
+def _read(intake: Intake, spec: Preprocess, progress: Progress) -> tuple[Intake, Decoded, Decoded, Decoded]:
     """Decode all pictures before anything is begun: the folder may change while they are learned.
 
     Returns:
@@ -190,11 +191,19 @@ def _read(intake: Intake, spec: Preprocess) -> tuple[Intake, Decoded, Decoded, D
     Raises:
         FolderError: none is left.
     """
-    gone, no_more = list[Skipped](), list[Skipped]()
-    train = decode(intake.train, spec, copies=True, unchanged=True, skipped=gone)
-    held = decode(intake.hold_out, spec, closer=True, unchanged=True, skipped=gone)
     given = intake.negatives
-    negatives = decode(given.pictures if given else (), spec, closer=True, unchanged=True, skipped=no_more)
+    unknown = given.pictures if given else ()
+    steps, total = count(1), len(intake.train) + len(intake.hold_out) + len(unknown)
+
+    def told(pictures: Sequence[Picture]) -> Iterator[Picture]:
+        for picture in pictures:
+            yield picture
+            progress("decode", next(steps), total)
+
+    gone, no_more = list[Skipped](), list[Skipped]()
+    train = decode(told(intake.train), spec, copies=True, unchanged=True, skipped=gone)
+    held = decode(told(intake.hold_out), spec, closer=True, unchanged=True, skipped=gone)
+    negatives = decode(told(unknown), spec, closer=True, unchanged=True, skipped=no_more)
     left = intake.without(gone)
     if given:
         kept = replace(given, pictures=tuple(negatives.pictures), skipped=(*given.skipped, *no_more))

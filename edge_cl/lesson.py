@@ -13,15 +13,15 @@ import torch
 
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
-from edge_cl.encoding import Progress
 from edge_cl.features import Encoder
 from edge_cl.heap import give_back
-from edge_cl.intake import Intake, of_nothing_known
+from edge_cl.intake import Intake, Pictures, read_folders
 from edge_cl.learning import Stopwatch, learn
 from edge_cl.memory import peak_mb
 from edge_cl.model import Model
 from edge_cl.outcome import measure_outcome, require_little_forgetting, with_peak
-from edge_cl.pictures import PictureFolder, read_folder, read_unlabelled
+from edge_cl.pictures import PictureFolder
+from edge_cl.progress import Progress
 from edge_cl.report import LearnReport
 from edge_cl.store import edge_cl_version
 from edge_cl.tokens import TokenCache
@@ -48,16 +48,16 @@ class Lesson:
     @classmethod
     def read(
         cls,
-        new_classes: str | Path,
-        negatives: str | Path | None,
+        new_classes: Pictures,
+        negatives: Pictures | None,
         config: LearnConfig,
         task: str | None,
         *,
         update: bool,
+        progress: Progress,
     ) -> Lesson:
         """Read the folders. Raises FolderError: one cannot be learned from."""
-        folder = read_folder(Path(new_classes), growing=update)
-        return cls(folder, None if negatives is None else read_unlabelled(Path(negatives)), config, task)
+        return cls(*read_folders(new_classes, negatives, growing=update, progress=progress), config, task)
 
     def digest(self, parent: int | None) -> str:
         """Return a SHA-256 of all that was asked for, whatever it may cost, and of the version that it begins from."""
@@ -75,9 +75,8 @@ class Lesson:
         return version.record.get("job") == self.digest(version.parent)
 
     def intake(self, known: Mapping[str, Collection[str]], negatives: Collection[str], *, update: bool) -> Intake:
-        """Hold the pictures against the known classes, and the negatives against those known; see `Intake.of`."""
-        intake = Intake.of(self.folder, known, update=update, hold_out=self.config.hold_out)
-        return replace(intake, negatives=self.negatives and of_nothing_known(self.negatives, negatives))
+        """Hold the pictures against what is known; see `Intake.of`."""
+        return Intake.of(self.folder, self.negatives, known, negatives, update=update, hold_out=self.config.hold_out)
 
     def learn(
         self,

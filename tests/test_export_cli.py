@@ -23,7 +23,8 @@ from edge_cl.durable import replace_bytes
 from edge_cl.export.bundle import ENGINES
 from edge_cl.export.exporter import CLASSIFIER, Snapshot
 from edge_cl.export.publication import LOCK
-from edge_cl.learner import Learner, no_progress
+from edge_cl.learner import Learner
+from edge_cl.progress import no_progress
 from edge_cl.report import LearnReport
 from edge_cl.runtime import Classifier
 from edge_cl.runtime.nvidia import WITH_JETPACK

@@ -1,0 +1,86 @@
+"""What is told while pictures are read, learned and judged, and that the pictures are read no more than once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import BACKBONE, CONFIG, IMAGE_SIZE, copied, edge_cl, write_looks, write_weights
+from two_tasks import FIRST, THIRD, model
+
+from edge_cl import Learner, pictures
+from edge_cl.pictures import read_folder
+
+
+class Told:
+    """Progress that is kept: (done, total) by stage."""
+
+    def __init__(self) -> None:
+        self.steps: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self.steps[stage].append((done, total))
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Gets every file that is checked."""
+    paths, check = list[Path](), pictures.check_picture
+
+    def noted(path: Path) -> Any:
+        paths.append(path)
+        return check(path)
+
+    monkeypatch.setattr(pictures, "check_picture", noted)
+    return paths
+
+
+def every(total: int) -> list[tuple[int, int]]:
+    return [(done, total) for done in range(1, total + 1)]
+
+
+def test_every_picture_that_is_checked_and_decoded_is_told_of(learner: Learner, tmp_path: Path) -> None:
+    folder = write_looks(tmp_path / "third", THIRD)
+    strange = write_looks(tmp_path / "strange", {"x": 17}, 5)
+    (folder / "notes").mkdir()
+    (next(folder.iterdir()) / "broken.jpg").write_bytes(b"no picture")
+    told = Told()
+    report = learner.learn(folder, CONFIG, negatives=strange, update=True, progress=told)
+    assert told.steps["scan"] == every(report.images + 1)
+    assert told.steps["negatives"] == every(5)
+    assert told.steps["decode"] == every(report.images + 5)
+    looked = Told()
+    learner.look(folder, update=True, progress=looked)
+    assert looked.steps == {"scan": every(report.images + 1)}
+
+
+def test_every_picture_that_is_judged_is_told_of(learner: Learner, fresh: Path) -> None:
+    told = Told()
+    images = learner.evaluate(fresh / "two", progress=told)["images"]
+    assert told.steps["scan"] == every(images)
+    assert told.steps["answer"][-1] == (images, images)
+
+
+def test_a_folder_that_was_read_before_is_learned_as_if_read_anew(
+    taught: Learner, tmp_path: Path, checked: list[Path]
+) -> None:
+    folder = write_looks(tmp_path / "third", THIRD)
+    learner, other = (copied(taught, tmp_path / name) for name in ("store", "other"))
+    learner.learn(folder, CONFIG)
+    once = len(checked)
+    read = read_folder(folder)
+    report = other.learn(read, CONFIG)
+    assert len(checked) == 2 * once
+    assert report.images == once
+    assert other.store.head.objects["statistics"] == learner.store.head.objects["statistics"]
+    assert model(other).names == model(learner).names
+
+
+def test_the_first_learn_reads_the_pictures_once(tmp_path: Path, checked: list[Path]) -> None:
+    folder, weights = write_looks(tmp_path / "first", FIRST), write_weights(tmp_path / "weights.safetensors")
+    options = ("--backbone", BACKBONE, "--weights", weights, "--image-size", IMAGE_SIZE, "--method", "prototype")
+    run = edge_cl("learn", "--new-classes", folder, "--store", tmp_path / "store", *options, "--json")
+    assert run.json["images"] == len(checked) == len(set(checked))
+    assert run.err.index("check the pictures ...") < run.err.index("making one") < run.err.index("decode the pictures")
