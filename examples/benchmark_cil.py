@@ -4,6 +4,7 @@
 
 DATA holds grocery81/, clothing10/ and trashnet6/, each with train/<class>/ and test/<class>/. Tasks are of nine, two
 and two classes. What has been finished is not done again; every data set's table, CSV, JSON and plot go to OUTPUT/NAME.
+Further options go to `edge-cl benchmark accuracy`, whose --help lists them: --method, --part, --epochs, the backbone's.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ def main() -> None:
             print(json.dumps({**row, "forgetting": learned["forgetting"], "peak_mb": learned["peak_memory_mb"]}))
         results = {rule: run("eval", test, "--rule", rule, *store) for rule in RULES}
     table = Table(
-        title=f"{options.data.name}, {len(curve)} tasks: last {curve[-1]:.1%}, average {np.mean(curve):.1%}", box=None
+        title=f"{options.data.name}, {len(curve)} task{'s' * (len(curve) > 1)}: last {curve[-1]:.1%}, average {np.mean(curve):.1%}",
+        box=None,
     )
     for column in ("rule", "accuracy", "mean over classes", "seconds"):
         table.add_column(column)

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "golden.hpp"
@@ -126,6 +127,21 @@ TEST(Manifest, SaysWhereThereIsNoBundle) {
     ASSERT_FALSE(none);
     EXPECT_EQ(none.error().code, Code::no_bundle);
     EXPECT_EQ(none.error().mend, "Make one: edge-cl export " + scratch.path().string());
+}
+
+TEST(Manifest, SaysHowAStoreBecomesABundle) {
+    const test::Scratch scratch;
+    const std::filesystem::path store = scratch.path() / "my robot";
+    std::filesystem::create_directories(store / "objects");
+    EXPECT_NE(read_manifest(store.string()).error().what.find("is no bundle"), std::string::npos);
+    std::filesystem::create_directories(store / "versions");
+    const Result<Manifest> none = read_manifest(store.string() + "/");
+    ASSERT_FALSE(none);
+    EXPECT_EQ(none.error().code, Code::no_bundle);
+    EXPECT_EQ(none.error().what, store.string() + "/ is a store, not a bundle.");
+    const std::string bundle = std::filesystem::canonical(store).string() + "-bundle";
+    EXPECT_EQ(none.error().mend, "Make a bundle of it, and use that: " + export_command(bundle) + " --store '" +
+                                     store.string() + "/'");
 }
 
 TEST(Manifest, QuotesPathsInCommands) {

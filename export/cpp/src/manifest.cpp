@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <filesystem>
 #include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -213,13 +214,28 @@ std::string shell_quoted(const std::string& argument) {
 
 std::string export_command(const std::string& bundle) { return "edge-cl export " + shell_quoted(bundle); }
 
+namespace {
+
+Error no_bundle(const std::string& path) {
+    namespace fs = std::filesystem;
+    std::error_code failed;
+    const fs::path root(path);
+    if (!fs::is_directory(root / "objects", failed) || !fs::is_directory(root / "versions", failed))
+        return {Code::no_bundle, path + " is no bundle: it has no " + kManifest + ".",
+                "Make one: " + export_command(path)};
+    const fs::path store = fs::canonical(root, failed);
+    return {Code::no_bundle, path + " is a store, not a bundle.",
+            "Make a bundle of it, and use that: " +
+                export_command((failed ? root : store).string() + "-bundle") + " --store " + shell_quoted(path)};
+}
+
+}  // namespace
+
 Result<Manifest> read_manifest(const std::string& bundle) {
     const std::string path = bundle + "/" + kManifest;
     bool missing = false;
     Result<Bytes> data = read_file(path, kMostManifest, &missing);
-    if (missing)
-        return Error{Code::no_bundle, bundle + " is no bundle: it has no " + kManifest + ".",
-                     "Make one: " + export_command(bundle)};
+    if (missing) return no_bundle(bundle);
     if (!data) return data.error();
     Result<Manifest> manifest = parse_manifest({reinterpret_cast<const char*>(data->data()), data->size()});
     if (!manifest)
