@@ -48,8 +48,9 @@ def forget(
     from edge_cl.learner import Learner
 
     version = Learner.open(store).forget(names)
-    value = {"version": version.number, "forgotten": names, "known_classes": version.record["classes"]}
-    emit(as_json, value, lambda: say(f"Forgot {', '.join(names)}; edge-cl rollback brings them back."))
+    gone: Any = version.record["forgotten"]
+    value = {"version": version.number, "forgotten": gone, "known_classes": version.record["classes"]}
+    emit(as_json, value, lambda: say(f"Forgot {', '.join(gone)}; edge-cl rollback brings them back."))
 
 
 def log(

@@ -127,6 +127,11 @@ class Intake:
         """Whether there is nothing to learn from."""
         return not self.folder.pictures and not (self.negatives and self.negatives.pictures)
 
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """All that is not used, of the negatives too."""
+        return (*self.folder.skipped, *(self.negatives.skipped if self.negatives else ()))
+
     def without(self, gone: Sequence[Skipped]) -> Intake:
         """Return the intake without some files; a new class of which none is left to learn from goes as a whole."""
         paths = {s.path for s in gone}
@@ -157,7 +162,7 @@ class Intake:
         return {
             "classes": classes,
             "images": len(self.folder.pictures),
-            "skipped": skipped_json(self.folder.skipped),
+            "skipped": skipped_json(self.skipped),
             "learned_before": self.learned_before,
             "negatives": len(self.negatives.pictures) if self.negatives else 0,
         }

@@ -439,7 +439,7 @@ class Learner:
         from edge_cl.outcome import measured_anew
         from edge_cl.pictures import class_name
 
-        names = list(map(class_name, names))
+        names = list(dict.fromkeys(map(class_name, names)))
         with self.store.write(f"forget {', '.join(names)}") as transaction:
             self._require_known(names, self.state)
             model, encoder = self.load(transaction.parent)

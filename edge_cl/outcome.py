@@ -48,7 +48,7 @@ def measure_outcome(
         known_classes=[c.name for c in new.classes],
         images=len(intake.folder.pictures),
         learned_before=intake.learned_before,
-        skipped=skipped_json([*intake.folder.skipped, *(intake.negatives.skipped if intake.negatives else ())]),
+        skipped=skipped_json(intake.skipped),
         epochs=learned.epochs,
         runtime=learned.runtime,
         seconds={stage: round(seconds.get(stage, 0.0), 3) for stage in STAGES},

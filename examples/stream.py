@@ -51,10 +51,9 @@ def main() -> None:
             row = {"task": k, "classes": len(task), "seconds": seconds[-1], "accuracy": curve[-1]}
             print(json.dumps({**row, "forgetting": learned["forgetting"], "peak_mb": learned["peak_memory_mb"]}))
         results = {rule: run("eval", test, "--rule", rule, *store) for rule in RULES}
-    table = Table(
-        title=f"{options.data.name}, {len(curve)} task{'s' * (len(curve) > 1)}: last {curve[-1]:.1%}, average {np.mean(curve):.1%}",
-        box=None,
-    )
+    tasks = "1 task" if len(curve) == 1 else f"{len(curve)} tasks"
+    title = f"{options.data.name}, {tasks}: last {curve[-1]:.1%}, average {np.mean(curve):.1%}"
+    table = Table(title=title, box=None)
     for column in ("rule", "accuracy", "mean over classes", "seconds"):
         table.add_column(column)
     for rule, result in results.items():

@@ -244,7 +244,7 @@ def test_json_of_classes_rename_forget_rollback(store: Path) -> None:
     ]
     value = edge_cl("rename", "nut", "hex nut", "--json", "--store", store).json
     assert value == {"version": 2, "old": "nut", "new": "hex nut"}
-    value = edge_cl("forget", "bolt", "washer", "--json", "--store", store).json
+    value = edge_cl("forget", " bolt", "washer", "bolt", "--json", "--store", store).json
     assert (value["version"], value["forgotten"]) == (3, ["bolt", "washer"])
     assert value["known_classes"] == ["hex nut"]
     value = edge_cl("rollback", "--json", "--store", store).json

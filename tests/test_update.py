@@ -246,7 +246,11 @@ def test_where_no_picture_has_come_yet_nothing_changes(
 def test_a_dry_run_looks_at_negatives_too(taught: Learner, tmp_path: Path, grown: Path) -> None:
     store, nothing = copied(taught, tmp_path / "store").store.path, write_looks(tmp_path / "nothing", THIRD)
     args = ["learn", "--new-classes", grown, "--update", "--dry-run", "--store", store, "--negatives"]
-    assert edge_cl(*args, nothing, "--json").json["negatives"] == 16
+    broken = next(nothing.iterdir()) / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    value = edge_cl(*args, nothing, "--json").json
+    assert value["negatives"] == 16
+    assert value["skipped"] == [{"path": str(broken), "why": "not a picture"}]
     assert "The unknown test would be tightened by 16 pictures." in edge_cl(*args, nothing).err
     assert edge_cl(*args, tmp_path / "missing").code == 1
 
