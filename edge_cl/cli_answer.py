@@ -56,7 +56,8 @@ def predict(
                 emit(as_json, {"predictions": rows, "skipped": skipped}, lambda: None)
             raise
     if pictures:
-        result = learner.predict(*pictures, top=top, rule=rule)
+        with Progress(passing=True) as progress:
+            result = learner.predict(*pictures, top=top, rule=rule, progress=progress)
         rows += map(_answer_json, result.answers)
         skipped += result.skipped
         warn_skipped(skipped)

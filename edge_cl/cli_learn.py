@@ -189,7 +189,7 @@ def _dry_run(
 ) -> None:
     from edge_cl.intake import Intake, read_folders
 
-    with Progress() as progress:
+    with Progress(passing=True) as progress:
         if learner is not None:
             intake = learner.look(new_classes, config, update=update, negatives=negatives, progress=progress)
         else:
@@ -217,13 +217,14 @@ def _show_report(report: Any, store: Store) -> None:
     from edge_cl.report import percent, weakest
 
     old = report.old_class_accuracy
+    stages = ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items() if k != "total" and v >= 0.05)
     new = [("accuracy on new classes (hold-out)", percent(report.holdout_accuracy))] if report.classes else []
     rows = [
         *report.counts(),
         *new,
         ("old classes before → after", f"{percent(old['before'])} → {percent(old['after'])}"),
         ("forgetting", f"{report.forgetting * 100:.1f} points"),
-        ("time", ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items())),
+        ("time", f"{report.seconds['total']:.1f} s{f', of it {stages}' if stages else ''}"),
         ("peak memory", f"{report.peak_memory_mb:.0f} MB, predicted {report.budget['predicted_mb']:.0f} MB"),
     ]
     answers.print(table((f"version {report.version}", ""), rows))

@@ -70,12 +70,18 @@ class Progress:
         "answer": "answer for the pictures",
     }
 
-    def __init__(self) -> None:
+    def __init__(self, *, passing: bool = False) -> None:
+        """Begin to show.
+
+        Args:
+            passing: whether bars are gone at the end, and no lines are printed: for what may take a moment alone.
+        """
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bars = Bars(*columns, console=messages, disable=not messages.is_terminal)
+        self.bars = Bars(*columns, console=messages, disable=not messages.is_terminal, transient=passing)
+        self.passing = passing
         self.tasks: dict[str, Any] = {}
 
     def __enter__(self) -> Progress:
@@ -89,6 +95,6 @@ class Progress:
         """Show that a stage has done so many of its steps."""
         if stage not in self.tasks:
             self.tasks[stage] = self.bars.add_task(self.names.get(stage, stage), total=total)
-            if not messages.is_terminal:
+            if not (messages.is_terminal or self.passing):
                 say(f"{self.names.get(stage, stage)} ...")
         self.bars.update(self.tasks[stage], completed=done, total=total)

@@ -480,14 +480,16 @@ class Learner:
 
     # Answering ----------------------------------------------------------------------------------------------------
 
-    def predict(self, *sources: str | Path, top: int = 5, rule: str = "routed") -> Answers:
+    def predict(
+        self, *sources: str | Path, top: int = 5, rule: str = "routed", progress: Progress = no_progress
+    ) -> Answers:
         """Answer for picture files and folders of pictures."""
         from edge_cl.decoded import decode
         from edge_cl.evaluation import DECODE_AT_ONCE
         from edge_cl.intake import skipped_json
         from edge_cl.pictures import read_unlabelled
 
-        folder = read_unlabelled(*map(Path, sources))
+        folder = read_unlabelled(*map(Path, sources), on_progress=partial(progress, "scan"))
         recogniser = self.recogniser(rule)
         rank = {source: i for i, source in reversed(list(enumerate(map(Path, sources))))}
         places = [min(rank.get(p, len(rank)) for p in (q.path, *q.path.parents)) for q in folder.pictures]
@@ -498,6 +500,7 @@ class Learner:
             decoded = decode(part, recogniser.backend.preprocess, skipped=skipped)
             found = recogniser.predict(decoded.pixels, top=top)
             answers += (Answer(p.path, a) for p, a in zip(decoded.pictures, found, strict=True))
+            progress("answer", start + len(part), len(pictures))
         return Answers(answers, skipped_json(skipped))
 
     def watch(self, source: str, *, every_s: float = 1.0, top: int = 5, rule: str = "routed") -> Iterator[Answer]:

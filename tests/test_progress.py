@@ -63,6 +63,15 @@ def test_every_picture_that_is_judged_is_told_of(learner: Learner, fresh: Path) 
     assert told.steps["answer"][-1] == (images, images)
 
 
+def test_every_picture_that_is_answered_for_is_told_of(learner: Learner, fresh: Path) -> None:
+    told = Told()
+    answers = learner.predict(fresh / "two", progress=told).answers
+    assert told.steps["scan"] == every(len(answers))
+    assert told.steps["answer"][-1] == (len(answers), len(answers))
+    run = edge_cl("predict", fresh / "two", "--store", learner.store.path)
+    assert (len(run.out.splitlines()), run.err) == (len(answers), "")
+
+
 def test_a_folder_that_was_read_before_is_learned_as_if_read_anew(
     taught: Learner, tmp_path: Path, checked: list[Path]
 ) -> None:
