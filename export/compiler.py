@@ -6,36 +6,31 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from edge_cl.export.engine import BuildOptions, Progress, Say, build_engine, refit_engine
+from edge_cl.export.engine import BuildOptions, Say, build_engine, refit_engine
 from edge_cl.export.engine_key import Platform, platform_of
 from edge_cl.export.engine_source import Array, EngineGraph, Weights
 from edge_cl.runtime.execution import Execution
-from edge_cl.runtime.nvidia import Gpu, Module, tensorrt_module
+from edge_cl.runtime.nvidia import Gpu, tensorrt_module
 
 
 class TensorRTCompiler:
-    """Builds, refits and runs engines; not for the camera loop: memory is allocated for every run.
-
-    Args:
-        trt: the TensorRT module; imported where none is given.
-        gpu: where it works; the first one where none is given.
+    """Builds, refits and runs engines on the first GPU; not for the camera loop: memory is allocated for every run.
 
     Raises:
         EngineError: TensorRT, PyCUDA or the GPU is missing.
     """
 
-    def __init__(self, trt: Module | None = None, gpu: Gpu | None = None) -> None:
-        self._trt: Module = trt or tensorrt_module()
-        self._gpu = gpu or Gpu()
+    def __init__(self) -> None:
+        self._trt, self._gpu = tensorrt_module(), Gpu()
 
     def platform(self) -> Platform:
         """Say what engines are tied to."""
         return platform_of(self._trt, self._gpu)
 
-    def build(self, graph: EngineGraph, options: BuildOptions, *, progress: Progress | None, say: Say) -> bytes:
+    def build(self, graph: EngineGraph, options: BuildOptions, *, say: Say) -> bytes:
         """Build an engine; raises EngineError."""
         with self._gpu.active():
-            return build_engine(self._trt, graph, options, progress=progress, say=say)
+            return build_engine(self._trt, graph, options, say=say)
 
     def refit(self, engine: bytes, weights: Weights, changed: Collection[str]) -> bytes:
         """Return the engine with other weights; raises EngineError."""

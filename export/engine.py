@@ -16,9 +16,8 @@ import numpy as np
 from edge_cl.durable import replace_bytes
 from edge_cl.errors import EngineError
 from edge_cl.export.engine_source import EngineGraph, Weights
-from edge_cl.runtime.nvidia import Gpu, Module, message_logger, tensorrt_module
+from edge_cl.runtime.nvidia import Gpu, Module, message_logger
 
-Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 
 OTHERWISE = "Or run the bundle with the ONNX Runtime backend, which needs no engine."
@@ -31,7 +30,7 @@ class BuildOptions:
     Attributes:
         max_batch: most pictures at once.
         opt_batch: pictures at once that it is fastest for.
-        workspace_mb: most device memory that a layer may take for itself while it runs, see `workspace_mb`.
+        workspace_mb: most device memory that a layer may take for itself while it runs.
         refittable: names of the weights that may be replaced later; no others are, because a weight that may change
             cannot be fused into its neighbours.
         timing_cache: file that keeps what kernels were measured, so that later builds on this board are faster.
@@ -54,29 +53,13 @@ class BuildOptions:
             )
 
 
-def workspace_mb(memory_mb: float) -> int:
-    """Return the workspace that fits into a memory budget: a quarter of it, 64 MB to 2 GB.
-
-    The rest of the budget holds the weights twice (in the builder and in the engine) and the builder itself.
-    """
-    return int(min(max(memory_mb / 4, 64), 2048))
-
-
-def build_engine(
-    trt: Module,
-    graph: EngineGraph,
-    options: BuildOptions,
-    *,
-    progress: Progress | None = None,
-    say: Say = lambda text: None,
-) -> bytes:
+def build_engine(trt: Module, graph: EngineGraph, options: BuildOptions, *, say: Say = lambda text: None) -> bytes:
     """Build an engine from an ONNX graph.
 
     Args:
         trt: the TensorRT module.
         graph: what of.
         options: how.
-        progress: is told the name of a phase, the steps done and the steps there are; minutes can pass between.
         say: is told what did not go as usual, but does not matter.
 
     Returns:
@@ -102,13 +85,8 @@ def build_engine(
             config.set_compute_capability(trt.ComputeCapability.__members__[name], i)
     if options.timing_cache is not None:
         _load_timing_cache(config, options.timing_cache, say)
-    monitor = None if progress is None else _monitor(trt, progress)
-    if monitor is not None:
-        config.progress_monitor = monitor
     engine = builder.build_serialized_network(network, config)
     del parser  # it owns the weights that the network points to
-    if monitor is not None and monitor.failure is not None:
-        raise monitor.failure
     if engine is None:
         raise EngineError(
             f"TensorRT {trt.__version__} cannot build an engine from {graph.path}.",
@@ -154,34 +132,6 @@ def _mark_refittable(trt: Module, network: Any, config: Any, options: BuildOptio
     if unknown:
         raise EngineError(f"{graph}: TensorRT knows no weights {', '.join(unknown)} that could be refitted.")
     config.set_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
-
-
-def _monitor(trt: Module, progress: Progress) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.failure: BaseException | None = None
-            self._steps: dict[str, int] = {}
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self._steps[phase_name] = num_steps
-            self._tell(phase_name, 0)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            self._tell(phase_name, step + 1)
-            return self.failure is None  # False stops the build
-
-        def phase_finish(self, phase_name: str) -> None:
-            self._tell(phase_name, self._steps[phase_name])
-
-        def _tell(self, phase: str, done: int) -> None:
-            try:
-                progress(phase, done, self._steps[phase])
-            except BaseException as error:  # also Ctrl-C
-                # Nothing may be raised through TensorRT: the build is stopped, and then it is raised.
-                self.failure = self.failure or error
-
-    return Monitor()
 
 
 def _load_timing_cache(config: Any, path: Path, say: Say) -> None:
@@ -269,6 +219,3 @@ def _set_weights(trt: Module, refitter: Any, weights: Weights, names: Collection
     if faults:
         raise EngineError(*faults)
     return held
-
-
-__all__ = ["BuildOptions", "Progress", "Say", "build_engine", "refit_engine", "tensorrt_module", "workspace_mb"]

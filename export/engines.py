@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from shlex import quote
 
 from edge_cl.backend import BASE, BATCH_SIZE
 from edge_cl.errors import EngineError
 from edge_cl.export.bundle import ENGINES, Bundle, Factors, read_manifest
-from edge_cl.export.engine import BuildOptions, Progress, Say, workspace_mb
+from edge_cl.export.engine import BuildOptions, Say
 from edge_cl.export.engine_key import EngineFolder, EngineKey, Platform
 from edge_cl.export.engine_source import EngineSource, Weights
 from edge_cl.export.ladder import Compiler, EngineRequest, Prepared, prepare_engine
@@ -91,9 +91,6 @@ def prepare_engines(
     compiler: Compiler,
     *,
     max_batch: int = BATCH_SIZE,
-    memory_mb: float = 2048,
-    previous: Bundle | None = None,
-    progress: Progress | None = None,
     say: Say,
 ) -> dict[str, Prepared]:
     """Find, refit or build every engine of a bundle, each checked against the reference before it is put in force.
@@ -104,9 +101,6 @@ def prepare_engines(
         bundle: opened.
         compiler: makes and runs engines.
         max_batch: most pictures at once.
-        memory_mb: budget of the build.
-        previous: bundle whose engines may be refitted, where this one has none yet.
-        progress: is told how far a build is.
         say: is told every step and why it is taken.
 
     Returns:
@@ -121,29 +115,18 @@ def prepare_engines(
             raise EngineError(
                 f"{bundle.path} was updated before its engines were made.", mend="Run the same command again."
             )
-        return _prepare_all(bundle, compiler, max_batch, memory_mb, previous, progress, say)
+        return _prepare_all(bundle, compiler, max_batch, say)
 
 
-def _prepare_all(
-    bundle: Bundle,
-    compiler: Compiler,
-    max_batch: int,
-    memory_mb: float,
-    previous: Bundle | None,
-    progress: Progress | None,
-    say: Say,
-) -> dict[str, Prepared]:
+def _prepare_all(bundle: Bundle, compiler: Compiler, max_batch: int, say: Say) -> dict[str, Prepared]:
     folder = folder_of(bundle)
     folder.make()  # now: builds keep their timings in there
-    folders = [folder, *([folder_of(previous)] if previous else [])]
-    requests = _requests(bundle, max_batch, memory_mb)
+    requests = _requests(bundle, max_batch)
 
     def prepare(request: EngineRequest, *, widened: bool) -> Prepared:
         # A suffix of another task is the same graph with other weights.
         others = [name for name in requests if name != request.name and "prefix" not in (name, request.name)]
-        before = [(place, name) for name in (request.name, *others) for place in folders][1:]
-        request = replace(request, widened=widened)
-        return prepare_engine(request, folder, compiler, previous=before, progress=progress, say=say)
+        return prepare_engine(replace(request, widened=widened), folder, compiler, previous=others, say=say)
 
     prepared = {name: prepare(request, widened=False) for name, request in requests.items()}
     if len({engine.precision for engine in prepared.values()}) > 1:  # tokens pass between them
@@ -153,7 +136,7 @@ def _prepare_all(
     return prepared
 
 
-def _requests(bundle: Bundle, max_batch: int, memory_mb: float) -> dict[str, EngineRequest]:
+def _requests(bundle: Bundle, max_batch: int) -> dict[str, EngineRequest]:
     prefix = prefix_engine(bundle)
     tried = list(branch_factors(bundle).values())
     # The base branch answers for every picture, and the newest task has not answered for any yet.
@@ -163,25 +146,19 @@ def _requests(bundle: Bundle, max_batch: int, memory_mb: float) -> dict[str, Eng
     def reference() -> Reference:
         return Reference(prefix.source, bundle.manifest.preprocess.image_size, (1, max_batch))
 
-    def request(engine: BundleEngine, examples: Callable[[], Sequence[Example]]) -> EngineRequest:
+    def request(engine: BundleEngine) -> EngineRequest:
+        @functools.cache
+        def examples() -> Sequence[Example]:
+            return reference().prefix() if engine is prefix else reference().suffix(engine.source, tried)
+
         options = BuildOptions(
             max_batch=max_batch,
-            workspace_mb=workspace_mb(memory_mb),
             refittable=engine.refittable,
             timing_cache=folder_of(bundle).path / TIMING_CACHE,
         )
-        return EngineRequest(engine.name, engine.source, functools.cache(examples), options)
+        return EngineRequest(engine.name, engine.source, examples, options)
 
-    requests = [request(prefix, lambda: reference().prefix())]
-    for engine in suffix_engines(bundle).values():
-        requests.append(request(engine, functools.partial(_suffix_examples, reference, engine.source, tried)))
-    return {made.name: made for made in requests}
-
-
-def _suffix_examples(
-    reference: Callable[[], Reference], source: EngineSource, adapters: Sequence[Factors]
-) -> Sequence[Example]:
-    return reference().suffix(source, adapters)
+    return {engine.name: request(engine) for engine in (prefix, *suffix_engines(bundle).values())}
 
 
 def branch_factors(bundle: Bundle) -> dict[int, Factors]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edge_cl.errors import EngineError
-from edge_cl.export.engine import BuildOptions, Progress, Say
+from edge_cl.export.engine import BuildOptions, Say
 from edge_cl.export.engine_key import EngineFolder, EngineKey, Platform, Sidecar
 from edge_cl.export.engine_source import Array, EngineGraph, EngineSource, Weights
 from edge_cl.export.reference import TOLERANCE, Example
@@ -34,7 +34,7 @@ class Compiler(Protocol):
     def platform(self) -> Platform:
         """Say what engines are tied to."""
 
-    def build(self, graph: EngineGraph, options: BuildOptions, *, progress: Progress | None, say: Say) -> bytes:
+    def build(self, graph: EngineGraph, options: BuildOptions, *, say: Say) -> bytes:
         """Build an engine; raises EngineError."""
 
     def refit(self, engine: bytes, weights: Weights, changed: Collection[str]) -> bytes:
@@ -90,8 +90,7 @@ def prepare_engine(
     folder: EngineFolder,
     compiler: Compiler,
     *,
-    previous: Sequence[tuple[EngineFolder, str]] = (),
-    progress: Progress | None = None,
+    previous: Sequence[str] = (),
     say: Say,
 ) -> Prepared:
     """Find, refit or build an engine, and put it in force.
@@ -100,14 +99,13 @@ def prepare_engine(
         request: what is wanted.
         folder: where the engine in force is, and the new one goes.
         compiler: makes and runs engines.
-        previous: other engines by folder and name that may be refitted: of the bundle before, or of another task.
-        progress: is told how far a build is.
+        previous: names of other engines there that may be refitted: of another task.
         say: is told every step and why it is taken.
 
     Raises:
         EngineError: no engine could be made that reproduces the reference; the one in force is as it was.
     """
-    return _Ladder(request, folder, compiler, progress, say).climb(previous)
+    return _Ladder(request, folder, compiler, say).climb(previous)
 
 
 @dataclass(frozen=True)
@@ -115,13 +113,12 @@ class _Ladder:
     request: EngineRequest
     folder: EngineFolder
     compiler: Compiler
-    progress: Progress | None
     tell: Say
 
     def say(self, text: str) -> None:
         self.tell(f"{self.request.name} engine: {text}.")
 
-    def climb(self, previous: Sequence[tuple[EngineFolder, str]]) -> Prepared:
+    def climb(self, previous: Sequence[str]) -> Prepared:
         request = self.request
         key = request.key(request.source, self.compiler.platform())
         if prepared := self._at_hand(key):
@@ -137,13 +134,11 @@ class _Ladder:
             mend="Answer with the ONNX Runtime backend, and tell us the board and its JetPack.",
         )
 
-    def _as_wanted(
-        self, key: EngineKey, previous: Sequence[tuple[EngineFolder, str]], failed: list[str]
-    ) -> Prepared | None:
+    def _as_wanted(self, key: EngineKey, previous: Sequence[str], failed: list[str]) -> Prepared | None:
         graph = self.request.source.load()
         new = Sidecar(key, *NOT_YET, graph.structure, graph.hashes(), "built", 0.0)
-        for folder, name in ((self.folder, self.request.name), *previous):
-            if prepared := self._kept_or_refitted(folder, name, new, graph):
+        for name in (self.request.name, *previous):
+            if prepared := self._kept_or_refitted(name, new, graph):
                 return prepared
         return self._built(graph, new, failed)
 
@@ -168,10 +163,10 @@ class _Ladder:
         self.say(f"the one at hand{instead}")
         return Prepared(self.folder.path / sidecar.file, "at hand", sidecar.key.precision, sidecar.deviation)
 
-    def _kept_or_refitted(self, folder: EngineFolder, name: str, new: Sidecar, graph: EngineGraph) -> Prepared | None:
+    def _kept_or_refitted(self, name: str, new: Sidecar, graph: EngineGraph) -> Prepared | None:
         refittable = set(self.request.options.refittable)
         try:
-            old = folder.sidecar(name)
+            old = self.folder.sidecar(name)
         except EngineError:
             return None
         try:
@@ -181,7 +176,7 @@ class _Ladder:
             if fixed := set(changed) - refittable:
                 self.say(f"no refit, because {len(fixed)} weights that are fixed in it changed ({min(fixed)}, ...)")
                 return None
-            engine = folder.read(old)
+            engine = self.folder.read(old)
             if changed:
                 self.say(f"refitting {len(changed)} weights")
                 engine = self.compiler.refit(engine, graph.weights, changed)
@@ -198,7 +193,7 @@ class _Ladder:
         precision = new.key.precision
         try:
             self.say(f"building it in {precision}, which takes minutes on a board")
-            engine = self.compiler.build(graph, self.request.options, progress=self.progress, say=self.say)
+            engine = self.compiler.build(graph, self.request.options, say=self.say)
             deviation = self._check(engine, precision)
         except EngineError as error:
             failed += [f"{precision}: {fault}" for fault in error.faults]

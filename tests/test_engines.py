@@ -239,12 +239,12 @@ def test_one_process_makes_engines_at_a_time(learner: Learner, bundles: dict[str
     others: list[str] = []
 
     class Slow(OnnxCompiler):
-        def build(self, graph, options, *, progress, say):  # type: ignore[no-untyped-def]
+        def build(self, graph, options, *, say):  # type: ignore[no-untyped-def]
             for other in (lambda: export(learner, bundle.path), lambda: prepared(bundle, OnnxCompiler())):
                 with pytest.raises(BundleError, match="Another process is writing the bundle") as refused:
                     other()
                 others.append(refused.value.mend)
-            return super().build(graph, options, progress=progress, say=say)
+            return super().build(graph, options, say=say)
 
     prepared(bundle, Slow())
     assert set(others) == {"Run the same command again when it has finished."} and len(others) == 4
@@ -301,9 +301,9 @@ def test_if_one_engine_has_to_be_in_fp32_all_are(bundles: dict[str, Path], tmp_p
     bundle = opened(bundles, "shared-fp16", tmp_path)
 
     class PrefixFails(OnnxCompiler):
-        def build(self, graph, options, *, progress, say):  # type: ignore[no-untyped-def]
+        def build(self, graph, options, *, say):  # type: ignore[no-untyped-def]
             self.build_fault = overflow_in_fp16 if "prefix" in graph.path.name else lambda model: None
-            return super().build(graph, options, progress=progress, say=say)
+            return super().build(graph, options, say=say)
 
     compiler = PrefixFails()
     made, said = prepared(bundle, compiler)

@@ -43,7 +43,7 @@ class OnnxCompiler:
     def platform(self) -> Platform:
         return self.where
 
-    def build(self, graph: EngineGraph, options: BuildOptions, *, progress: object, say: object) -> bytes:
+    def build(self, graph: EngineGraph, options: BuildOptions, *, say: object) -> bytes:
         self.calls.append("build")
         model = onnx.load_model_from_string(graph.model)
         onnx.load_external_data_for_model(model, str(graph.path.parent))
@@ -165,7 +165,7 @@ def test_a_tasks_engine_is_refitted_from_another_tasks(
         reference = Reference(graphs.source("prefix"), SIDE, (1, 3))
         options = BuildOptions(max_batch=3, refittable=adapted_weights(source.load().weights))
         request = EngineRequest(f"suffix-{task}", source, lambda r=reference, s=source: r.suffix(s), options)
-        made = prepare(request, folder, compiler, previous=[(folder, "suffix-0")] if task else [])[0].made
+        made = prepare(request, folder, compiler, previous=["suffix-0"] if task else [])[0].made
         assert made == ("refitted" if task else "built")
     assert {path.name[:8] for path in folder.path.glob("*.engine")} == {"suffix-0", "suffix-1"}
 

@@ -57,11 +57,11 @@ def test_a_refit_computes_what_a_build_does(
 ) -> None:
     source = write_graphs(tmp_path, tiny_backbone, Preprocess(32), "fp32").source("prefix")
     options = BuildOptions(max_batch=2, refittable=adapted_weights(source.load().weights))
-    engine = compiler.build(source.load(), options, progress=None, say=print)
+    engine = compiler.build(source.load(), options, say=print)
     weights = {**source.load().weights, **moved(tiny_backbone, 5)}
     image = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     for _ in range(2):  # a refitted engine can be refitted again
         engine = compiler.refit(engine, weights, options.refittable)
     found = compiler.run(engine, [{"image": image}])[0]
-    anew = compiler.build(replace(source, overrides=moved(tiny_backbone, 5)).load(), options, progress=None, say=print)
+    anew = compiler.build(replace(source, overrides=moved(tiny_backbone, 5)).load(), options, say=print)
     np.testing.assert_allclose(found["features"], compiler.run(anew, [{"image": image}])[0]["features"], atol=1e-4)

@@ -146,4 +146,4 @@ def test_every_name_exists_in_the_compiler_without_a_gpu() -> None:
 def test_the_names_are_read_from_the_source() -> None:
     names = used_names()
     assert names >= RTX_ONLY
-    assert {"Refitter.refit_cuda_engine_async", "BuilderFlag.REFIT_INDIVIDUAL", "IProgressMonitor", "nptype"} <= names
+    assert {"Refitter.refit_cuda_engine_async", "BuilderFlag.REFIT_INDIVIDUAL", "OnnxParser", "nptype"} <= names

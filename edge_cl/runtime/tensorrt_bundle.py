@@ -6,26 +6,22 @@ from edge_cl.backend import BASE
 from edge_cl.export.bundle import Bundle
 from edge_cl.export.engine_key import platform_of
 from edge_cl.export.engines import branch_factors, found_engine, prefix_engine, suffix_engines
-from edge_cl.runtime.nvidia import Gpu, Module, tensorrt_module
+from edge_cl.runtime.nvidia import Gpu, tensorrt_module
 from edge_cl.runtime.tensorrt import TensorRTBackend
 
 
-def tensorrt_backend(
-    bundle: Bundle, *, previous: TensorRTBackend | None = None, trt: Module | None = None, gpu: Gpu | None = None
-) -> TensorRTBackend:
-    """Return what runs a bundle with the engines that were prepared for this board.
+def tensorrt_backend(bundle: Bundle, *, previous: TensorRTBackend | None = None) -> TensorRTBackend:
+    """Return what runs a bundle with the engines that were prepared for this board, on its first GPU.
 
     Args:
         bundle: opened; its engines are made by `edge-cl export --format tensorrt`.
         previous: backend of the same bundle before an update. Where its engines are still the ones in force, as after
             every task of a shared bundle, they are kept, and a task costs the upload of its adapter.
-        trt: the TensorRT module; imported where none is given.
-        gpu: the GPU; the first one where none is given.
 
     Raises:
         EngineError: TensorRT, PyCUDA, the GPU or an engine of this very bundle for this very board is missing.
     """
-    trt, gpu = (previous.trt, previous.gpu) if previous else (trt or tensorrt_module(), gpu or Gpu())
+    trt, gpu = (previous.trt, previous.gpu) if previous else (tensorrt_module(), Gpu())
     here = platform_of(trt, gpu)
     prefix = found_engine(bundle, prefix_engine(bundle), here)
     suffixes = {task: found_engine(bundle, engine, here) for task, engine in suffix_engines(bundle).items()}
