@@ -269,11 +269,6 @@ class Model:
             closer_negatives=half(self.closer_negatives),
         )
 
-    def renamed(self, old: str, new: str) -> Model:
-        """Return the model with one class under another name; its id stays."""
-        classes = tuple(replace(c, name=new) if c.name == old else c for c in self.classes)
-        return replace(self, classes=classes)
-
     def save(self, transaction: Transaction) -> None:
         """Put every object but the backbone's weights."""
         if self.shared is not None and self.base is not None:
