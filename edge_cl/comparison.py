@@ -25,8 +25,8 @@ from edge_cl.evaluation import DECODE_AT_ONCE, evaluate, measures
 from edge_cl.features import Encoder, TorchBackend
 from edge_cl.head import Discriminant, precision_of, softmax
 from edge_cl.learner import Learner
-from edge_cl.memory import peak_mb, reset_peak
 from edge_cl.pictures import PictureFolder, read_folder
+from edge_cl.process import peak_mb, reset_peak
 from edge_cl.recognition import Recogniser
 from edge_cl.statistics import Array, Indices, Statistics
 from edge_cl.store import edge_cl_version

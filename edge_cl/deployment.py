@@ -13,8 +13,8 @@ from edge_cl.export.bundle import PrecisionError, UnexportedError
 from edge_cl.export.exporter import Snapshot
 from edge_cl.export.formats import FORMATS, format_of
 from edge_cl.features import Encoder
-from edge_cl.memory import peak_mb
 from edge_cl.model import Model
+from edge_cl.process import peak_mb
 from edge_cl.progress import Progress
 from edge_cl.report import LearnReport
 from edge_cl.version import Version

@@ -31,12 +31,12 @@ from edge_cl.errors import FolderError
 from edge_cl.features import Encoder
 from edge_cl.fingerprints import with_fingerprints
 from edge_cl.head import WEIGHT_BITS, Branch, Discriminant, precision_of
-from edge_cl.heap import give_back
 from edge_cl.intake import NEGATIVES, Intake
 from edge_cl.model import KnownClass, Model, Probes
 from edge_cl.pictures import Picture, Skipped, path_text
 from edge_cl.plan import Plan, adapts, make_plan, shapes_base, teacher, work_of
 from edge_cl.preprocess import Preprocess
+from edge_cl.process import give_back
 from edge_cl.progress import Progress
 from edge_cl.spread import Spread
 from edge_cl.statistics import Indices, Statistics

@@ -14,13 +14,13 @@ import torch
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
 from edge_cl.features import Encoder
-from edge_cl.heap import give_back
 from edge_cl.intake import Intake, Pictures, read_folders
 from edge_cl.learning import Stopwatch, learn
-from edge_cl.memory import peak_mb
 from edge_cl.model import Model
 from edge_cl.outcome import measure_outcome, require_little_forgetting, with_peak
 from edge_cl.pictures import PictureFolder
+from edge_cl.pictures import PictureFolder, read_folder, read_unlabelled
+from edge_cl.process import give_back, peak_mb
 from edge_cl.progress import Progress
 from edge_cl.report import LearnReport
 from edge_cl.store import edge_cl_version

@@ -7,23 +7,19 @@ largest of what training, encoding, statistics, saving and the plot need for a m
 
 from __future__ import annotations
 
-import contextlib
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from edge_cl.budget import SQUARES, Work
 from edge_cl.config import LearnConfig
 from edge_cl.errors import EdgeClError
 from edge_cl.features import Encoder
-from edge_cl.heap import give_back
+from edge_cl.process import MB
 from edge_cl.spread import AT_ONCE, KEPT
 from edge_cl.statistics import fold_rows, rows_at_once
 from edge_cl.training import batch_count
 
-MB = 2**20
 FLOAT = 4  # bytes
 HALF = 2  # bytes
 SAVED, REDUCED_SAVED = 12, 7.5  # numbers of a token that one block of width 1 saves for the backward pass
@@ -226,40 +222,3 @@ def _down(config: LearnConfig) -> Iterator[LearnConfig]:
         yield replace(config, micro_batch=size, recompute=True)
     for views in range(config.views - 1, -1, -1):
         yield replace(config, micro_batch=1, recompute=True, views=views)
-
-
-def idle_mb() -> float:
-    """Give freed memory back, and return what the process then holds, with CUDA's allocator, 2^20 bytes."""
-    give_back()
-    return _process_mb("VmRSS") + _cuda_b("memory_allocated") / MB
-
-
-def peak_mb() -> float:
-    """Return the high-water mark of this process's memory, with CUDA's allocator where it is in use, 2^20 bytes."""
-    return _process_mb("VmHWM") + cuda_peak_mb()
-
-
-def reset_peak() -> None:
-    """Have the high-water mark begin anew, where the kernel lets it, and that of CUDA's allocator."""
-    give_back()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def cuda_peak_mb() -> float:
-    """Return the most that CUDA's allocator has given out, 2^20 bytes; 0 where it is not in use."""
-    return _cuda_b("max_memory_allocated") / MB
-
-
-def _process_mb(counter: str) -> float:
-    """Read a counter of the kernel; unlike getrusage's, it knows nothing of the process that started this one."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{counter}:")) / 1024
-
-
-def _cuda_b(counter: str) -> int:
-    torch = sys.modules.get("torch")
-    return int(getattr(torch.cuda, counter)()) if torch is not None and torch.cuda.is_available() else 0

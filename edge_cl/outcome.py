@@ -13,9 +13,9 @@ from edge_cl.config import LearnConfig
 from edge_cl.errors import EdgeClError
 from edge_cl.intake import Intake, skipped_json
 from edge_cl.learning import Learned
-from edge_cl.memory import cuda_peak_mb, idle_mb, peak_mb
 from edge_cl.model import Model
 from edge_cl.plan import Plan
+from edge_cl.process import cuda_peak_mb, idle_mb, peak_mb
 from edge_cl.report import LearnReport
 
 MOST_ALIKE = 5  # pairs of look-alikes that are named

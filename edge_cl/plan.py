@@ -17,8 +17,9 @@ from edge_cl.decode import decoding_bytes
 from edge_cl.decoded import DECODE, copy_bytes, decode
 from edge_cl.features import Encoder
 from edge_cl.intake import Intake
-from edge_cl.memory import Footprint, idle_mb
+from edge_cl.memory import Footprint
 from edge_cl.model import Model
+from edge_cl.process import idle_mb
 from edge_cl.training import reduces_precision
 
 PACE_PICTURES = 32  # pictures that the pace of a learn is measured on

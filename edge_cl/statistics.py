@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from edge_cl.heap import give_back
+from edge_cl.process import give_back
 
 Array = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]

@@ -31,10 +31,11 @@ from edge_cl.errors import EdgeClError, UsageError
 from edge_cl.features import Encoder
 from edge_cl.learner import Learner
 from edge_cl.lora import Adapter
-from edge_cl.memory import ALGEBRA_MB, EIGEN, LIBRARIES_MB, PLOT_MB, Footprint, idle_mb, peak_mb, reset_peak
+from edge_cl.memory import ALGEBRA_MB, EIGEN, LIBRARIES_MB, PLOT_MB, Footprint
 from edge_cl.outcome import with_peak
 from edge_cl.pictures import read_folder, read_unlabelled
 from edge_cl.preprocess import Pixels, Preprocess
+from edge_cl.process import idle_mb, peak_mb, reset_peak
 from edge_cl.spread import Spread
 from edge_cl.statistics import Scatter, Statistics, _fold
 
@@ -341,7 +342,7 @@ def test_a_limit_that_was_passed_is_named(
 LEARN = """
 import atexit, sys
 from edge_cl.cli import main
-from edge_cl.memory import peak_mb
+from edge_cl.process import peak_mb
 atexit.register(lambda: print(f"reached {peak_mb()}", file=sys.stderr))
 main()
 """
