@@ -5,12 +5,13 @@ python -m edge_cl.latency BUNDLE BACKEND RULE THREADS     one classifier in a pr
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_cl.errors import EdgeClError
+from edge_cl.process import peak_mb
 
 if TYPE_CHECKING:
     from edge_cl.export.exporter import Snapshot
@@ -119,39 +121,24 @@ def with_tasks(model: Model, count: int) -> Model:
     )
 
 
-def bundles(
-    snapshot: Snapshot, counts: Sequence[int], kinds: Sequence[tuple[str, str]], place: Path, say: Callable[[str], None]
-) -> Iterator[tuple[int, str, str, Path]]:
-    """Export a bundle for every kind (layout, precision) and number of tasks."""
-    from edge_cl.export.exporter import export_bundle
-
-    for layout, precision in kinds:
-        for count in counts:
-            out = place / f"{layout}-{precision}-{count}"
-            grown = replace(snapshot, model=with_tasks(snapshot.model, count))
-            export_bundle(grown, out, layout=layout, precision=precision, classifier=False, say=say)
-            yield count, layout, precision, out
-
-
 def measure(
     snapshot: Snapshot,
     place: Path,
     *,
     counts: Sequence[int],
-    kinds: Sequence[tuple[str, str]] = (("shared", "fp32"), ("merged", "fp32"), ("shared", "fp16")),
-    backends: Sequence[str] = ("onnxruntime", "torch"),
     threads: int = 1,
     rounds: int = 100,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[PredictRow]:
     """Measure every way of answering in turns: one frame each, round after round, in one process.
 
+    A shared bundle in single precision is measured at all numbers of tasks; other bundles, rules and backends at the
+    largest.
+
     Args:
         snapshot: what has been learned; at least one task of two classes with an adapter.
         place: folder for bundles.
         counts: numbers of tasks.
-        kinds: pairs of layout and precision; the first is measured at all numbers of tasks, others at the largest.
-        backends: the first for all kinds, others for the first kind at the largest number of tasks.
         threads: CPU threads of every backend.
         rounds: frames of each way.
         say: told of every long step.
@@ -161,18 +148,34 @@ def measure(
     from edge_cl.runtime import Classifier
 
     torch.set_num_threads(threads)
+    counts = sorted(set(counts))
+    kinds = [
+        *((count, "shared", "fp32") for count in counts),
+        (counts[-1], "merged", "fp32"),
+        (counts[-1], "shared", "fp16"),
+    ]
+    made = [(*kind, _bundle(snapshot, *kind, place, say)) for kind in kinds]
+    largest = made[len(counts) - 1]
+    wanted = [(*bundle, "onnxruntime", "routed") for bundle in made]
+    wanted += [(*largest, "onnxruntime", "base"), (*largest, "onnxruntime", "published"), (*largest, "torch", "routed")]
     arms = [_bare(snapshot, place, threads)]
-    most = max(counts)
-    first = list(bundles(snapshot, counts, kinds[:1], place, say))
-    further = list(bundles(snapshot, [most], kinds[1:], place, say))
-    wanted = [(*made, backends[0], "routed") for made in (*first, *further)]
-    wanted += [(*first[-1], backends[0], rule) for rule in ("base", "published")]
-    wanted += [(*first[-1], name, "routed") for name in backends[1:]]
     for count, layout, precision, out, name, rule in wanted:
         answer = Classifier(out, backend=name, threads=threads, rule=rule).predict
         arms.append(_Arm(f"{count} task{'s' * (count > 1)}, {rule}", out, name, layout, precision, count, rule, answer))
     say(f"measuring {len(arms)} ways of answering, {rounds} frames each ...")
     return _rows(arms, _latencies(arms, rounds), threads)
+
+
+def _bundle(
+    snapshot: Snapshot, count: int, layout: str, precision: str, place: Path, say: Callable[[str], None]
+) -> Path:
+    """Export a bundle of so many tasks; return its directory."""
+    from edge_cl.export.exporter import export_bundle
+
+    out = place / f"{layout}-{precision}-{count}"
+    grown = replace(snapshot, model=with_tasks(snapshot.model, count))
+    export_bundle(grown, out, layout=layout, precision=precision, classifier=False, say=say)
+    return out
 
 
 def _bare(snapshot: Snapshot, place: Path, threads: int) -> _Arm:
@@ -245,8 +248,6 @@ def _fresh(arm: _Arm, threads: int) -> dict[str, float]:
 
 def plot(rows: Sequence[PredictRow]) -> bytes:
     """Draw the latency of every way as bars, the bare backbone's as a line, as a PNG."""
-    import io
-
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -279,8 +280,7 @@ def main() -> None:
     frame = np.zeros(FRAME, np.uint8)
     Classifier(bundle, backend=backend, rule=rule, threads=int(threads)).predict(frame)
     answered = time.time()
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    print(json.dumps({"answered": answered, "memory_mb": int(peak.split()[1]) / 1024}))
+    print(json.dumps({"answered": answered, "memory_mb": peak_mb()}))
 
 
 if __name__ == "__main__":

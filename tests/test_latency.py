@@ -31,7 +31,7 @@ def test_tasks_are_repeated_each_with_a_branch_that_is_asked(deployed: Deployed,
 
 def test_the_command_measures_every_way(deployed: Deployed, tmp_path: Path) -> None:
     store, out = deployed.learner().store.path, tmp_path / "out"
-    command = ("benchmark", "predict", "--store", store, "--tasks", "1,3", "--rounds", 3, "--output", out, "--json")
+    command = ("benchmark", "predict", "--store", store, "--tasks", "3,1", "--rounds", 3, "--output", out, "--json")
     with graphs_once():
         done = edge_cl(*command)
     rows = done.json["rows"]
