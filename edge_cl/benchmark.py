@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edge_cl.durable import replace_bytes
 from edge_cl.errors import EdgeClError, FolderError, UsageError
 from edge_cl.pictures import PictureFolder, path_text, read_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BASELINE = "joint"  # as published, answers included
 ARMS: Mapping[str, Sequence[str]] = {
@@ -228,6 +231,13 @@ def to_csv(rows: Sequence[Mapping[str, object]]) -> str:
     return buffer.getvalue()
 
 
+def to_png(figure: Figure) -> bytes:
+    """Write a figure as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
 def require_writable(folder: Path) -> None:
     """Make a folder for results, before there are any.
 
@@ -262,11 +272,9 @@ def write(path: Path, content: bytes) -> None:
 
 def plot(rows: Sequence[LearnRow]) -> bytes:
     """Draw seconds and memory of every task, medians over the seeds, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     tasks = sorted({row.task for row in rows})
     costs: list[tuple[Any, str, Callable[[LearnRow], float]]] = [
@@ -282,9 +290,7 @@ def plot(rows: Sequence[LearnRow]) -> bytes:
         axes.set(xlabel="task", title=label, ylim=(0, 1.08 * highest or 1))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return to_png(figure)
 
 
 def machine() -> str:

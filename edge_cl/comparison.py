@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import json
 import tempfile
@@ -420,11 +419,9 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def plot(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Draw accuracy over all classes so far after every task, a line a method, mean over the seeds, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     summary = summarise(rows)
     looks = itertools.cycle(("o--", "s-", "^--", "D-", "v--", "P-", "X--"))
@@ -443,6 +440,4 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> bytes:
     axes.locator_params("x", integer=True)
     axes.legend()
     axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return benchmark.to_png(figure)

@@ -5,7 +5,6 @@ python -m edge_cl.latency BUNDLE BACKEND RULE THREADS     one classifier in a pr
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
 import subprocess
@@ -248,11 +247,11 @@ def _fresh(arm: _Arm, threads: int) -> dict[str, float]:
 
 def plot(rows: Sequence[PredictRow]) -> bytes:
     """Draw the latency of every way as bars, the bare backbone's as a line, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from edge_cl.benchmark import to_png
+
     figure = Figure(figsize=(9, 0.5 + 0.38 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     shown = [row for row in rows if row.rule != "published"]
     left_out = [f"\nnot shown: {_name(row)}: {row.median_ms:.1f} ms" for row in rows if row not in shown]
@@ -263,9 +262,7 @@ def plot(rows: Sequence[PredictRow]) -> bytes:
     axes.invert_yaxis()
     axes.set(xlabel="".join(["milliseconds a frame, median", *left_out]), xlim=(0, None))
     axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return to_png(figure)
 
 
 def _name(row: PredictRow) -> str:

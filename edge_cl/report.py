@@ -165,7 +165,6 @@ class LearnReport:
 
     def plot(self) -> bytes:
         """Draw accuracy after each learn, and of each class now, as a PNG."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         classes = sorted(self.class_accuracy.items(), key=lambda item: item[1])
@@ -194,7 +193,6 @@ class LearnReport:
         for label in right.get_yticklabels():
             label.set_parse_math(False)  # a class name may hold dollars
         buffer = io.BytesIO()
-        FigureCanvasAgg(figure)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a glyph that the font lacks is drawn as a box
             figure.savefig(buffer, format="png")

@@ -74,11 +74,9 @@ def measure(learner: Learner, folder: Path) -> list[tuple[str, float, float]]:
 
 def plot(rows: list[tuple[str, float, float]], path: Path) -> None:
     """Draw accuracy over passes, a line a way of answering."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     for ending, label in (
         ("base branch", "exit, then the base branch"),
