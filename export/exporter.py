@@ -32,7 +32,7 @@ from edge_cl.export.bundle import (
     no_factors,
 )
 from edge_cl.export.classifier import head_tensors
-from edge_cl.export.merge import merge_adapters
+from edge_cl.export.merge import merge_adapters, weighted
 from edge_cl.export.parity import require_parity
 from edge_cl.export.publication import GRAPHS, Publication
 from edge_cl.export.tensors import few_bits, half
@@ -192,16 +192,10 @@ def _manifest(snapshot: Snapshot, layout: str, precision: str, recipe: str, refs
 def _adapter_files(model: Model) -> dict[str, bytes]:
     """Return the adapters: those that encode every picture as they are, those of tasks in half precision."""
     encoding = zip(ADAPTERS, (model.shared, model.base), strict=True)
-    files = {role: save(_pair(adapter)) for role, adapter in encoding if adapter is not None}
+    files = {role: save(weighted(adapter)) for role, adapter in encoding if adapter is not None}
     for task, adapter in model.adapters.items():
-        files[f"adapter/{task}"] = save({name: half(value) for name, value in _pair(adapter).items()})
+        files[f"adapter/{task}"] = save({name: half(value) for name, value in weighted(adapter).items()})
     return files
-
-
-def _pair(adapter: Adapter) -> dict[str, npt.NDArray[np.float32]]:
-    """Return A (L, 2, r, D) and B (L, 2, D, r), the block weights mu multiplied into B."""
-    tensors = adapter.to_numpy()
-    return {"A": tensors["A"], "B": tensors["B"] * np.exp(tensors["log_mu"])[:, :, None, None]}
 
 
 def _head_files(head: Head) -> dict[str, bytes]:
@@ -304,7 +298,7 @@ def _classifier_tensors(snapshot: Snapshot, precision: str) -> dict[str, npt.NDA
     adapters: dict[int, Factors] = {BASE: no_factors(shape)}
     for task, adapter in {BASE: model.base, **model.adapters}.items():
         if adapter is not None:
-            adapters[task] = joint_factors(**_pair(adapter), r=shape.r)
+            adapters[task] = joint_factors(**weighted(adapter), r=shape.r)
     return dict(head_tensors(snapshot.head, adapters, precision, shape.prefix_features))
 
 

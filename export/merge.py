@@ -1,12 +1,14 @@
-"""Folding low-rank deltas into a backbone's weights, for graphs and engines without adapters."""
+"""Folding adapters: block weights mu into B, and deltas into a backbone's weights, for graphs without adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from edge_cl.lora import Adapter
+from edge_cl.statistics import Array
 
 
 def merge_adapters(weights: Mapping[str, Tensor], adapters: Sequence[Adapter]) -> dict[str, Tensor]:
@@ -29,3 +31,9 @@ def merge_adapters(weights: Mapping[str, Tensor], adapters: Sequence[Adapter]) -
             weight = merged[name]
             merged[name] = (weight.double() + up @ down).to(weight.dtype)
     return merged
+
+
+def weighted(adapter: Adapter) -> dict[str, Array]:
+    """Return an adapter's A (L, 2, r, D) and B (L, 2, D, r), the block weights mu multiplied into B."""
+    tensors = adapter.to_numpy()
+    return {"A": tensors["A"], "B": tensors["B"] * np.exp(tensors["log_mu"])[:, :, None, None]}

@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from edge_cl.durable import make_directory, replace_bytes
 from edge_cl.errors import EdgeClError
 from edge_cl.export.bundle import BundleError, joint_factors
+from edge_cl.export.merge import weighted
 from edge_cl.lora import Adapter
 from edge_cl.model import Model
 
@@ -78,8 +79,7 @@ def _whole(path: Path) -> str:
 
 
 def _factors(adapter: Adapter) -> dict[str, npt.NDArray[np.float32]]:
-    tensors = adapter.to_numpy()
-    down, up = joint_factors(tensors["A"], tensors["B"] * np.exp(tensors["log_mu"])[:, :, None, None], adapter.r)
+    down, up = joint_factors(**weighted(adapter), r=adapter.r)
     result: dict[str, npt.NDArray[np.float32]] = {}
     for i in range(adapter.depth):
         layer = f"base_model.model.blocks.{adapter.first + i}.attn.qkv"

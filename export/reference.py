@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from edge_cl.export.bundle import Factors
 from edge_cl.export.engine_source import Array, EngineSource
 from edge_cl.preprocess import Pixels
-
-Factors = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 TOLERANCE = {"fp32": 2e-3, "fp16": 3e-2}
 """Largest deviation that is still rounding, by precision of the graph (docs/tensorrt.md has the measurements).
