@@ -28,7 +28,7 @@ from edge_cl.head import Branch, Discriminant, Exit, Head
 from edge_cl.preprocess import Preprocess
 from edge_cl.spread import Quadratic
 from edge_cl.statistics import Array, Precision
-from edge_cl.version import JsonObject, canonical_json, pretty
+from edge_cl.version import JsonObject, canonical_json, hash_file, pretty
 
 if TYPE_CHECKING:
     from edge_cl.report import LearnReport
@@ -463,19 +463,16 @@ def is_bundle_file(name: str) -> bool:
 
 def file_fault(root: Path, ref: FileRef) -> str:
     """Return what is wrong with a file of a bundle, "" when it is whole."""
-    path, digest, size = root / ref.name, hashlib.sha256(), 0
+    path = root / ref.name
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
             return f"{path} is no plain file."
         if status.st_size != ref.size:
             return f"{path} has {status.st_size} bytes, expected {ref.size}."
-        with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-                size += len(piece)
+        found = hash_file(path)
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}."
-    if size != ref.size or digest.hexdigest() != ref.sha256:
-        return f"{path} has other content than its manifest says (SHA-256 {digest.hexdigest()})."
+    if (found.size, found.sha256) != (ref.size, ref.sha256):
+        return f"{path} has other content than its manifest says (SHA-256 {found.sha256})."
     return ""
