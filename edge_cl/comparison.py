@@ -19,12 +19,14 @@ from edge_cl import benchmark
 from edge_cl.backend import BASE, Encoding
 from edge_cl.benchmark import Stream, read_parts, require_writable, write
 from edge_cl.config import LearnConfig
+from edge_cl.decoded import decode
 from edge_cl.errors import UsageError, did_you_mean
 from edge_cl.evaluation import DECODE_AT_ONCE, evaluate, measures
 from edge_cl.features import Encoder, TorchBackend
 from edge_cl.head import Discriminant, precision_of, softmax
 from edge_cl.learner import Learner
 from edge_cl.pictures import PictureFolder, read_folder
+from edge_cl.preprocess import Pixels
 from edge_cl.process import peak_mb, reset_peak
 from edge_cl.recognition import Recogniser
 from edge_cl.statistics import Array, Indices, Statistics
@@ -98,9 +100,7 @@ class Setting:
         return np.cumsum([len(task) for task in self.stream.tasks])
 
 
-def _decoded(folder: PictureFolder, start: int, encoder: Encoder) -> Any:
-    from edge_cl.decoded import decode
-
+def _decoded(folder: PictureFolder, start: int, encoder: Encoder) -> Sequence[Pixels]:
     return decode(folder.pictures[start : start + DECODE_AT_ONCE], encoder.preprocess).pixels
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors import SafetensorError, safe_open
 from timm.data.config import resolve_data_config
 from torch import Tensor
@@ -129,8 +130,6 @@ def _pretrained_config(name: str) -> dict[str, Any]:
 
 def _depth(name: str) -> int:
     """Return the number of blocks; 0 where there are none."""
-    import torch
-
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=0)
     return len(getattr(model, "blocks", ()))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_cl.errors import UsageError, did_you_mean
-from edge_cl.export.bundle import ENGINES, LAYOUTS, BundleError, PrecisionError, read_manifest
+from edge_cl.export.bundle import ENGINES, LAYOUTS, Bundle, BundleError, PrecisionError, read_manifest
 from edge_cl.export.exporter import Say, Snapshot, export_bundle
 from edge_cl.export.graphs import PRECISIONS
 from edge_cl.export.peft import export_peft
@@ -67,7 +67,6 @@ def _bundle(
 
 @export_format("tensorrt")
 def _tensorrt(snapshot: Snapshot, out: Path, layout: str | None, precision: str | None, say: Say) -> dict[str, Any]:
-    from edge_cl.export.bundle import Bundle
     from edge_cl.export.compiler import TensorRTCompiler
     from edge_cl.export.engines import prepare_engines
 
