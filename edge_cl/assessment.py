@@ -171,7 +171,7 @@ def with_best_shrinkage(model: Model) -> Model:
         tried = replace(trial(shrinkage), spreads={})  # of the common covariance, by the scores that it alone makes
         scored = _score(tried, tried.head(), tried.statistics)
         temperature = fit_temperature(scored.scores, scored.targets)
-        return round(_surprise(scored.scores, scored.targets, temperature) / len(scored.targets), 3)
+        return round(float(_nll(scored.scores, scored.targets, temperature).sum()) / len(scored.targets), 3)
 
     nearest_first = sorted({own, *SHRINKAGES}, key=lambda s: abs(float(np.log(max(s, 1e-6) / max(own, 1e-6)))))
     return trial(min(nearest_first, key=loss))
@@ -192,7 +192,7 @@ def on_better_square(model: Model) -> Model:
     head = own.head()  # the closer square's too: it is made of the statistics alone
     here, there = (_score(tried, head, tried.statistics) for tried in (own, closer))
     temperature = soft_temperature(here.scores, here.targets)
-    gain = _surprises(here.scores, here.targets, temperature) - _surprises(there.scores, there.targets, temperature)
+    gain = _nll(here.scores, here.targets, temperature) - _nll(there.scores, there.targets, temperature)
     error = gain.std() / np.sqrt(len(gain))
     takes_closer = gain.mean() >= -error if model.closer else gain.mean() > error
     return closer if takes_closer else own
@@ -208,20 +208,15 @@ def soft_temperature(scores: Array, targets: Indices) -> float:
         scores: (n, C).
         targets: right columns, (n,).
     """
-    softest = (t for t in TEMPERATURES[::-1] if np.exp(-_surprises(scores, targets, t)).mean() >= SOFT)
+    softest = (t for t in TEMPERATURES[::-1] if np.exp(-_nll(scores, targets, t)).mean() >= SOFT)
     return float(next(softest, TEMPERATURES[0]))
 
 
-def _surprises(scores: Array, targets: Indices, temperature: float) -> Array:
+def _nll(scores: Array, targets: Indices, temperature: float) -> Array:
     """Return the negative log-likelihood of each right column (n,) under scores (n, C)."""
     likelihood = softmax(scores / np.float32(temperature))[np.arange(len(targets)), targets]
     result: Array = -np.log(np.maximum(likelihood, 1e-12))
     return result
-
-
-def _surprise(scores: Array, targets: Indices, temperature: float) -> float:
-    """Return the negative log-likelihood of the right columns (n,) under scores (n, C)."""
-    return float(_surprises(scores, targets, temperature).sum())
 
 
 def cautious_temperature(scores: Array, targets: Indices) -> float:
@@ -234,10 +229,10 @@ def cautious_temperature(scores: Array, targets: Indices) -> float:
         scores: (n, C).
         targets: right columns, (n,).
     """
-    least = _surprises(scores, targets, best := fit_temperature(scores, targets))
+    least = _nll(scores, targets, best := fit_temperature(scores, targets))
 
     def stands(temperature: float) -> bool:
-        more = _surprises(scores, targets, temperature) - least
+        more = _nll(scores, targets, temperature) - least
         return bool(more.mean() <= CAUTION * more.std() / np.sqrt(len(more)))
 
     highest = max(t for t in TEMPERATURES if t == best or (t > best and stands(t)))
@@ -269,7 +264,7 @@ def fit_temperature(scores: Array, targets: Indices, *, start: float | None = No
 
     def loss(temperature: float) -> float:
         pull = 0.0 if start is None else float(np.log(temperature / start)) ** 2
-        return _surprise(scores, targets, temperature) + pull
+        return float(_nll(scores, targets, temperature).sum()) + pull
 
     return float(min(TEMPERATURES, key=loss))
 
