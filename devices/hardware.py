@@ -48,7 +48,7 @@ def check_jetpack(subject: Subject) -> Iterator[Finding]:
         yield Finding("jetpack", True, "version unknown", "Run edge-cl doctor on the board itself as well.", cause)
         return
     floor = profile.jetpack_floor if profile else "6.1"
-    packaged = "nvidia-jetpack" in (machine.packages or {})
+    packaged = "nvidia-jetpack" in machine.packages
     found = f"JetPack {machine.jetpack}" + (f", Jetson Linux {machine.l4t}" if machine.l4t else "")
     if numbers(machine.jetpack) < numbers(floor):
         same = numbers(machine.jetpack)[0] == numbers(floor)[0]
@@ -66,7 +66,7 @@ def check_power(subject: Subject) -> Iterator[Finding]:
     machine = subject.machine
     if machine.power_mode is None:
         return
-    modes = machine.power_modes or {}
+    modes = machine.power_modes
     name = modes.get(machine.power_mode, "of unknown name")
     found = f"mode {machine.power_mode} ({name})"
     best = max(modes, key=lambda number: _watts(modes[number]), default=machine.power_mode)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -45,7 +45,7 @@ DRIVERS = (  # where Jetson Linux 36 and later, 35 and earlier, and other Linux 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the files of a machine say; None where a file is missing or says nothing that can be read.
+    """What the files of a machine say; None, or nothing, where a file is missing or says nothing that can be read.
 
     Attributes:
         model: the device tree's name of the board.
@@ -65,9 +65,9 @@ class Machine:
     model: str | None = None
     compatible: tuple[str, ...] = ()
     l4t: str | None = None
-    packages: Mapping[str, str] | None = None
+    packages: Mapping[str, str] = field(default_factory=dict)
     power_mode: int | None = None
-    power_modes: Mapping[int, str] | None = None
+    power_modes: Mapping[int, str] = field(default_factory=dict)
     cuda: str | None = None
     driver: str | None = None
     memory_mb: int | None = None
@@ -98,14 +98,13 @@ class Machine:
     @property
     def jetpack(self) -> str | None:
         """Version of JetPack: of the package nvidia-jetpack, else by the Jetson Linux release."""
-        package = version_of((self.packages or {}).get("nvidia-jetpack"))
+        package = version_of(self.packages.get("nvidia-jetpack"))
         return package or _jetpack_by_l4t(self.l4t)
 
     @property
     def tensorrt(self) -> str | None:
         """Version of TensorRT by its Debian package."""
-        packages = self.packages or {}
-        return next((version_of(packages[name]) for name in TENSORRT_PACKAGES if name in packages), None)
+        return next((version_of(self.packages[name]) for name in TENSORRT_PACKAGES if name in self.packages), None)
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -200,12 +199,11 @@ def _jetpack_by_l4t(l4t: str | None) -> str | None:
     return JETPACK_BY_L4T[max(older)] if older else None
 
 
-def _packages(root: Path) -> Mapping[str, str] | None:
+def _packages(root: Path) -> Mapping[str, str]:
     """Read the versions of the installed packages that matter here from dpkg's own record."""
     text = _text(root / "var/lib/dpkg/status")
     wanted = re.compile(r"nvidia-jetpack|nvidia-l4t-core|tensorrt|libnvinfer\d+|python3-libnvinfer|cuda-cudart-[\d-]+")
-    found = dict(_installed(text))
-    return {name: version for name, version in found.items() if wanted.fullmatch(name)} if found else None
+    return {name: version for name, version in _installed(text) if wanted.fullmatch(name)}
 
 
 def _installed(status: str) -> Iterator[tuple[str, str]]:
@@ -221,20 +219,20 @@ def _power_mode(root: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def _power_modes(root: Path) -> Mapping[int, str] | None:
+def _power_modes(root: Path) -> Mapping[int, str]:
     """Read the names of the modes: a line "< POWER_MODEL ID=2 NAME=MAXN_SUPER >" each."""
     modes = re.compile(r"^<\s*POWER_MODEL\s+ID=(\d{1,9})\s+NAME=([^\s>]+)\s*>", re.MULTILINE)
-    return {int(number): name for number, name in modes.findall(_text(root / "etc/nvpmodel.conf"))} or None
+    return {int(number): name for number, name in modes.findall(_text(root / "etc/nvpmodel.conf"))}
 
 
-def _cuda(root: Path, packages: Mapping[str, str] | None) -> str | None:
+def _cuda(root: Path, packages: Mapping[str, str]) -> str | None:
     try:
         version = json.loads(_text(root / "usr/local/cuda/version.json"))["cuda"]["version"]
         if isinstance(version, str) and version_of(version):
             return version
     except (ValueError, LookupError, TypeError, RecursionError):
         pass  # missing, or damaged: the packages may say
-    runtimes = [v for name, v in (packages or {}).items() if name.startswith("cuda-cudart-") and version_of(v)]
+    runtimes = [v for name, v in packages.items() if name.startswith("cuda-cudart-") and version_of(v)]
     return version_of(max(runtimes, key=numbers, default=None))
 
 

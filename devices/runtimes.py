@@ -139,7 +139,7 @@ def _no_tensorrt(machine: Machine, error: Exception) -> Finding:
     if not machine.tensorrt:
         return Finding("tensorrt", False, "not installed", INSTALL_JETPACK, "TensorRT comes with JetPack")
     found = f"package {machine.tensorrt}, but: {_one_line(error)}"
-    if "python3-libnvinfer" not in (machine.packages or {}):
+    if "python3-libnvinfer" not in machine.packages:
         mend = "sudo apt install python3-libnvinfer"
         return Finding("tensorrt", False, found, mend, "the package of its Python module is not installed")
     python = JETPACK_PYTHON.get(numbers(machine.jetpack or "0")[0])

@@ -43,7 +43,7 @@ def test_a_machine_is_read_from_its_files(
     machine = read_machine(TREES / tree)
     assert (machine.profile.key if machine.profile else None) == profile
     assert (machine.l4t, machine.jetpack, machine.cuda, machine.tensorrt) == (l4t, jetpack, cuda, tensorrt)
-    assert (machine.power_modes or {}).get(-1 if machine.power_mode is None else machine.power_mode) == mode
+    assert machine.power_modes.get(-1 if machine.power_mode is None else machine.power_mode) == mode
     assert machine.memory_mb == memory_mb
 
 
@@ -62,7 +62,6 @@ def test_super_is_a_power_mode_of_the_same_part(tmp_path: Path) -> None:
 
 def test_only_installed_packages_count() -> None:
     packages = read_machine(TREES / "orin_nano_8gb").packages
-    assert packages is not None
     assert "libnvinfer8" not in packages  # removed, its configuration left behind
     assert packages["nvidia-jetpack"] == "6.2+b77"
 
