@@ -89,8 +89,7 @@ class TokenCache:
     def find(self, key: JsonObject, shape: tuple[int, int, int]) -> Tokens | None:
         """Return the tokens that were stored under a key, or None."""
         path = self._path(key)
-        size = 2 * int(np.prod(shape))
-        if not path.is_file() or path.stat().st_size != size + DIGEST or _digest(path, size) != _tail(path, size):
+        if not path.is_file() or not _is_whole(path, 2 * int(np.prod(shape))):
             return None
         path.touch()
         return Tokens(np.memmap(path, np.float16, "r", shape=shape))
@@ -126,30 +125,19 @@ class TokenCache:
         return Tokens(np.memmap(path, np.float16, "r", shape=shape))
 
     def _make_room(self, size: int) -> None:
-        files = sorted(self._files(), key=lambda path: path.stat().st_mtime_ns)
+        files = sorted(self.directory.glob("*.f16"), key=lambda path: path.stat().st_mtime_ns)
         while files and sum(path.stat().st_size for path in files) + size > self.limit_bytes:
             files.pop(0).unlink()
-
-    def _files(self) -> list[Path]:
-        return list(self.directory.glob("*.f16")) if self.directory.is_dir() else []
 
     def _path(self, key: JsonObject) -> Path:
         return self.directory / f"{hashlib.sha256(canonical_json(key)).hexdigest()}.f16"
 
 
-def _digest(path: Path, size: int) -> bytes:
+def _is_whole(path: Path, size: int) -> bool:
+    """Return whether a file is so many bytes and then their SHA-256."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while size > 0:
-            data = file.read(min(size, CHUNK))
-            if not data:
-                break
+        while size > 0 and (data := file.read(min(size, CHUNK))):
             digest.update(data)
             size -= len(data)
-    return digest.digest()
-
-
-def _tail(path: Path, size: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(size)
-        return file.read()
+        return size == 0 and file.read(DIGEST + 1) == digest.digest()
