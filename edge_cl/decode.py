@@ -249,12 +249,13 @@ def _grey(image: Image.Image) -> npt.NDArray[np.float32]:
 
 def _white(image: Image.Image) -> float:
     """Return what counts as white in a picture of deep grey."""
-    whites = _WHITES.get(image.mode, (65535.0,))
+    if image.mode not in _WHITES:
+        return 65535.0  # of 16 bits
     rows = max(1, STRIP_PIXELS // image.width)
-    strips = range(0, image.height, rows) if image.mode in _WHITES else ()
+    strips = range(0, image.height, rows)
     parts = (image.crop((0, row, image.width, min(row + rows, image.height))) for row in strips)
-    peak = max((float(_grey(part).max()) for part in parts), default=0.0)
-    return next((w for w in whites if peak <= w), peak)
+    peak = max(float(_grey(part).max()) for part in parts)
+    return next((w for w in _WHITES[image.mode] if peak <= w), peak)
 
 
 @contextmanager
