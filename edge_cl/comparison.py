@@ -8,7 +8,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from edge_cl.features import Encoder, TorchBackend
 from edge_cl.head import Discriminant, precision_of, softmax
 from edge_cl.learner import Learner
 from edge_cl.pictures import PictureFolder, read_folder
-from edge_cl.preprocess import Pixels
+from edge_cl.preprocess import Pixels, Preprocess
 from edge_cl.process import peak_mb, reset_peak
 from edge_cl.recognition import Recogniser
 from edge_cl.statistics import Array, Indices, Statistics
@@ -244,17 +244,17 @@ class _Counted:
     backend: TorchBackend
     blocks: int = 0
     pictures: int = 0
-    preprocess: Any = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.preprocess = self.backend.preprocess
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.backend.preprocess
 
-    def prefix(self, pixels: Any) -> Encoding:
+    def prefix(self, pixels: Pixels) -> Encoding:
         self.pictures += len(pixels)
         self.blocks += len(pixels) * self.backend.encoder.backbone.split
         return self.backend.prefix(pixels)
 
-    def encode(self, pixels: Any) -> Encoding:
+    def encode(self, pixels: Pixels) -> Encoding:
         encoding = self.prefix(pixels)
         return self.branch(encoding, BASE, range(len(pixels)))
 
