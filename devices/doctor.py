@@ -37,8 +37,8 @@ def check_disk(subject: Subject) -> Iterator[Finding]:
     place = next(path for path in (store, *settled(store).parents) if _is_seen(path))
     free_mb = shutil.disk_usage(place).free // 2**20
     if not os.access(place, os.W_OK):
-        cause = "this user has no right to write there"
-        yield Finding("disk", False, f"{place} cannot be written", f"Mend its permissions: chmod u+w {place}", cause)
+        mend = f"Mend its permissions: chmod u+w {shlex.quote(str(place))}"
+        yield Finding("disk", False, f"{place} cannot be written", mend, "this user has no right to write there")
     elif free_mb <= FREE_MB:
         cause = f"a learn needs up to {FREE_MB} MB for checkpoints and the new version"
         prune = f"Delete old versions: edge-cl prune --store {shlex.quote(str(store))}"

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from shlex import quote
 
 from edge_cl.decode import (
     FOLDER,
@@ -342,7 +343,7 @@ def _require_listing(root: Path) -> list[Path]:
     except NotADirectoryError:
         raise FolderError(f"{path_text(root)} is a file, not a folder.", mend=_LAYOUT) from None
     except PermissionError:
-        mend = f"Allow it: chmod -R u+rX {path_text(root)}"
+        mend = f"Allow it: chmod -R u+rX {quote(path_text(root))}"
         raise FolderError(f"{path_text(root)}: no permission to read the folder.", mend=mend) from None
     except OSError as error:
         raise FolderError(f"{path_text(root)}: {os_reason(error)}.", mend=_LAYOUT) from error

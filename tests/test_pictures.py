@@ -420,8 +420,8 @@ def test_locked_root_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(FolderError, match="no permission to read the folder") as caught:
-        read_folder(tmp_path)
-    assert caught.value.mend == f"Allow it: chmod -R u+rX {tmp_path}"
+        read_folder(tmp_path / "my pictures")
+    assert caught.value.mend == f"Allow it: chmod -R u+rX '{tmp_path}/my pictures'"
 
 
 def test_a_failing_disk_is_named(tmp_path: Path) -> None:
