@@ -164,6 +164,18 @@ class Job:
             return seen
         return (*seen, self.views(indices[rows], number, self.teacher.preprocess), torch.from_numpy(rows))
 
+    def backward(self, loss: Tensor, task: Adapter, weight: float) -> Tensor:
+        """Add the gradients of a loss with a task adapter's orthogonality (eq. 13); return it, weighted.
+
+        Args:
+            loss: over the pictures at hand, a scalar.
+            task: the adapter in training.
+            weight: share of these pictures in the batch.
+        """
+        loss = weight * (loss + self.optimisation.orthogonality * orthogonality_loss(task, self.earlier))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
     def train(self, stage: str, modules: Sequence[nn.Module], objective: Objective) -> int:
         """Train some modules in place, as a timed, resumable stage with progress; return the epochs begun."""
         config, reduced = self.config, reduces_precision(self.config, self.encoder.device)
@@ -245,9 +257,7 @@ def joint(job: Job) -> Adapted:
                 teacher_logits = classifier(backbone.exit(embedded, prefix, teacher))
             distilled = exit_backward(shared, teacher, logits, teacher_logits, weight * settings.distillation)
         loss = F.cross_entropy(classifier(backbone.exit(tokens, suffix, task)), targets)
-        loss = weight * (loss + settings.orthogonality * orthogonality_loss(task, job.earlier))
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach() + distilled
+        return job.backward(loss, task, weight) + distilled
 
     epochs = job.train("shared", [shared, task, classifier], Objective(job.fresh, backward))
     return Adapted(shared.requires_grad_(False), task.requires_grad_(False), epochs)
@@ -269,7 +279,7 @@ def shape_base(job: Job) -> Adapted:
     task has few, and no pass more when pictures are answered.
     """
     shared, task, classifier = new_adapters(job)
-    backbone, teacher, settings = job.encoder.backbone, job.teacher, job.optimisation
+    backbone, teacher = job.encoder.backbone, job.teacher
     prefix, suffix = range(backbone.split), range(backbone.split, backbone.depth)
 
     def backward(weight: float, pixels: Tensor, targets: Tensor, *taught: Tensor) -> Tensor:
@@ -286,9 +296,7 @@ def shape_base(job: Job) -> Adapted:
             distance = share * feature_distance(torch.stack(found, 1), wanted)
             loss = F.cross_entropy(classifier(backbone.classify_token(tokens)), targets)
             loss = loss + job.config.finer_weight * distance
-        loss = weight * (loss + settings.orthogonality * orthogonality_loss(task, job.earlier))
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+        return job.backward(loss, task, weight)
 
     reduced = reduces_precision(job.config, job.encoder.device)
     with teacher.backbone.run_mode(reduced=reduced) if teacher else nullcontext():
@@ -325,14 +333,11 @@ def train_task_adapter(job: Job, tokens: Sequence[Tokens]) -> tuple[Adapter, int
         tokens: of every picture, one entry a view; epoch e uses view e mod V.
     """
     _, task, classifier = new_adapters(job)
-    backbone, settings = job.encoder.backbone, job.optimisation
-    suffix, device = range(backbone.split, backbone.depth), job.encoder.device
+    backbone, device = job.encoder.backbone, job.encoder.device
+    suffix = range(backbone.split, backbone.depth)
 
     def backward(weight: float, seen: Tensor, targets: Tensor) -> Tensor:
-        loss = F.cross_entropy(classifier(backbone.exit(seen, suffix, task)), targets)
-        loss = weight * (loss + settings.orthogonality * orthogonality_loss(task, job.earlier))
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+        return job.backward(F.cross_entropy(classifier(backbone.exit(seen, suffix, task)), targets), task, weight)
 
     def from_disk(batch: np.ndarray, epoch: int, first: int) -> Inputs:
         return tokens[epoch % len(tokens)].rows(batch, job.kept(batch, epoch)), job.targets(batch, epoch)

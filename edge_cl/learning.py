@@ -304,30 +304,25 @@ def _with_pictures(
     with stage("prefix" if job else "head"):
         seen = encode.base(f"train-{task}", train, views, keep_tokens=branches and task not in model.branches)
         train.decoded.release()
-        squares = {"held": held, "closer": held.closer()}
-        seen_held = {
-            square: encode.base(f"{square}-{task}", source, 0, keep_tokens=branches)
-            for square, source in squares.items()
-        }
+        closer = held.closer()
+        seen_held = encode.base(f"held-{task}", held, 0, keep_tokens=branches)
+        seen_closer = encode.base(f"closer-{task}", closer, 0, keep_tokens=branches)
         held.decoded.release()
     if job is not None:
         if steps.budget:
             job = replace(job, deadline=steps.budget.training_deadline(steps.work, encoded=True))
         adapter, epochs = train_task_adapter(job, seen.tokens)
         model = replace(model, adapters={**model.adapters, task: adapter})
+
+    def shown(name: str, source: Source, base: Encoded, views: int = 0) -> _Shown:
+        own = encode.branch(f"{name}-{task}", base, model.adapters[task], 1 + views) if base.tokens else base
+        return _Shown(source, base, own)
+
     with stage("head"):
-        own = seen
-        if seen.tokens:
-            most = config.branch_views
-            own_views = steps.budget.fit_own_views(steps.work, most) if steps.budget and job else most
-            own = encode.branch(f"train-{task}", seen, model.adapters[task], 1 + own_views)
-        shown = [
-            _Shown(squares[name], found, encode.branch(f"{name}-{task}", found, model.adapters[task], 1))
-            if found.tokens
-            else _Shown(squares[name], found, found)
-            for name, found in seen_held.items()
-        ]
-        return _with_statistics(model, task, _Shown(train, seen, own), *shown), epochs
+        most = config.branch_views
+        own_views = steps.budget.fit_own_views(steps.work, most) if steps.budget and job else most
+        pictures = shown("train", train, seen, own_views), shown("held", held, seen_held)
+        return _with_statistics(model, task, *pictures, shown("closer", closer, seen_closer)), epochs
 
 
 def _with_negatives(model: Model, encoder: Encoder, decoded: Decoded, steps: Steps) -> Model:
