@@ -33,7 +33,7 @@ TEST(Safetensors, ReadsTensors) {
     const Result<Tensors> tensors = Tensors::parse(bytes, "file");
     ASSERT_TRUE(tensors) << tensors.error().what;
     EXPECT_EQ(tensors->floats("x", {2}).value(), (std::vector<float>{1.5F, -2.0F}));
-    EXPECT_EQ(tensors->floats("h", {Tensors::kAny, 2}).value(), (std::vector<float>{1.0F, 0.0F}));
+    EXPECT_EQ(tensors->floats("h", {1, 2}).value(), (std::vector<float>{1.0F, 0.0F}));
     EXPECT_EQ(tensors->integers("i", 1).value(), (std::vector<std::int64_t>{7}));
     EXPECT_EQ(tensors->size("h", 1), 2U);
     EXPECT_EQ(tensors->size("h", 2), 0U);
@@ -82,7 +82,6 @@ TEST(Safetensors, ReadsMatricesOfFewBits) {
     const Result<Tensors> tensors = Tensors::parse(bytes, "file");
     ASSERT_TRUE(tensors) << tensors.error().what;
     EXPECT_EQ(rows_of(tensors->matrix("x", 2, 2).value(), 2, 2), (std::vector<float>{63.5F, -63.5F, 0.0F, -3.0F}));
-    EXPECT_EQ(tensors->matrix("x", Tensors::kAny, 2)->codes.size(), 4U);
     EXPECT_EQ(rows_of(tensors->matrix("x_scale", 2, 1).value(), 2, 1), (std::vector<float>{0.5F, 3.0F}));
     const Result<Matrix> y = tensors->matrix("y", 1, 65);
     ASSERT_TRUE(y) << y.error().what;

@@ -16,6 +16,9 @@ namespace edge_cl {
 
 constexpr std::size_t kBatch = 16;  ///< frames that are run at once
 
+/// What a call is told whose deadline is past.
+inline Error too_late() { return {Code::timeout, "The answer took too long.", "Allow more time."}; }
+
 /// The memory that one call of `predict` runs in; one caller at a time.
 class Pass {
 public:

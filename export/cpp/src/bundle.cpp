@@ -1,7 +1,7 @@
 #include "bundle.hpp"
 
 #include <algorithm>
-#include <set>
+#include <initializer_list>
 #include <utility>
 
 #include "kernels.hpp"
@@ -15,6 +15,22 @@ constexpr int kReads = 5;  // tries to open a bundle that is being updated
 bool holds(const Manifest& manifest, const FileRef& wanted) {
     return std::any_of(manifest.files.begin(), manifest.files.end(),
                        [&](const auto& entry) { return entry.second == wanted; });
+}
+
+// A tensor, the shape that it must have, and where its elements go.
+struct Wanted {
+    const char* name;
+    std::vector<std::uint64_t> shape;
+    std::vector<float>& values;
+};
+
+Status read(const Tensors& tensors, std::initializer_list<Wanted> wanted) {
+    for (const Wanted& tensor : wanted) {
+        Result<std::vector<float>> values = tensors.floats(tensor.name, tensor.shape);
+        if (!values) return values.error();
+        tensor.values = std::move(*values);
+    }
+    return {};
 }
 
 }  // namespace
@@ -95,11 +111,10 @@ Result<Factors> Bundle::factors(const std::string& role) const {
     const std::uint64_t rank = tensors->size("A", 2);
     if (rank > shape.r)
         return advise({Code::bad_bundle, *file(role) + ": its rank is larger than the bundle's.", ""});
-    Result<std::vector<float>> a = tensors->floats("A", {depth, 2, rank, shape.width});
-    if (!a) return advise(a.error());
-    Result<std::vector<float>> b = tensors->floats("B", {depth, 2, shape.width, rank});
-    if (!b) return advise(b.error());
-    return joint_factors(*a, *b, depth, static_cast<std::size_t>(rank), shape.width, shape.r);
+    std::vector<float> a, b;
+    const Status done = read(*tensors, {{"A", {depth, 2, rank, shape.width}, a}, {"B", {depth, 2, shape.width, rank}, b}});
+    if (!done) return advise(done.error());
+    return joint_factors(a, b, depth, static_cast<std::size_t>(rank), shape.width, shape.r);
 }
 
 Factors joint_factors(const std::vector<float>& a, const std::vector<float>& b, std::size_t depth, std::size_t rank,
@@ -171,17 +186,11 @@ Result<Head> Bundle::bare_head(const std::string& role, std::uint64_t features, 
     head.discriminant.weight = std::move(*weight);
     head.basis = std::move(*basis);
     std::vector<float> variance;
-    const std::vector<std::pair<const char*, std::pair<std::vector<std::uint64_t>, std::vector<float>*>>> wanted{
-        {"bias", {{count}, &head.discriminant.bias}},
-        {"centre", {{features}, &head.discriminant.centre}},
-        {"gain", {{rank}, &head.gain}},
-        {"variance", {{1}, &variance}},
-    };
-    for (const auto& [name, target] : wanted) {
-        Result<std::vector<float>> values = tensors.floats(name, target.first);
-        if (!values) return advise(values.error());
-        *target.second = std::move(*values);
-    }
+    const Status done = read(tensors, {{"bias", {count}, head.discriminant.bias},
+                                       {"centre", {features}, head.discriminant.centre},
+                                       {"gain", {rank}, head.gain},
+                                       {"variance", {1}, variance}});
+    if (!done) return advise(done.error());
     if (!(variance[0] > 0)) return advise({Code::bad_bundle, *file(role) + ": its variance is not positive.", ""});
     head.prepare();
     head.variance = variance[0];
@@ -232,12 +241,8 @@ Result<Quadratic> Bundle::quadratic() const {
     Result<Matrix> weight = tensors->matrix("weight", rows, count);
     if (!weight) return advise(weight.error());
     Quadratic quadratic{std::move(*weight), {}, {}};
-    Result<std::vector<float>> offset = tensors->floats("offset", {rows});
-    if (!offset) return advise(offset.error());
-    Result<std::vector<float>> cost = tensors->floats("cost", {count});
-    if (!cost) return advise(cost.error());
-    quadratic.offset = std::move(*offset);
-    quadratic.cost = std::move(*cost);
+    const Status done = read(*tensors, {{"offset", {rows}, quadratic.offset}, {"cost", {count}, quadratic.cost}});
+    if (!done) return advise(done.error());
     return quadratic;
 }
 
@@ -270,17 +275,11 @@ Result<Branch> Bundle::branch(std::int64_t task) const {
     branch.task = task;
     branch.discriminant.weight = std::move(*weight);
     std::vector<float> prototypes, share;
-    const std::vector<std::pair<const char*, std::pair<std::vector<std::uint64_t>, std::vector<float>*>>> wanted{
-        {"bias", {{count}, &branch.discriminant.bias}},
-        {"centre", {{features}, &branch.discriminant.centre}},
-        {"prototypes", {{count, manifest_.shape.width}, &prototypes}},
-        {"share", {{2}, &share}},
-    };
-    for (const auto& [name, target] : wanted) {
-        Result<std::vector<float>> values = tensors->floats(name, target.first);
-        if (!values) return advise(values.error());
-        *target.second = std::move(*values);
-    }
+    const Status done = read(*tensors, {{"bias", {count}, branch.discriminant.bias},
+                                        {"centre", {features}, branch.discriminant.centre},
+                                        {"prototypes", {count, manifest_.shape.width}, prototypes},
+                                        {"share", {2}, share}});
+    if (!done) return advise(done.error());
     if (!(share[0] >= 0 && share[0] <= 1 && share[1] > 0))
         return advise({Code::bad_bundle, *file(role) + ": its share is not from 0 to 1, or its temperature not positive.",
                        ""});

@@ -136,7 +136,7 @@ Status OnnxPass::run(const OnnxGraph& graph, const char* const* input_names, con
         const OrtApi* api;
         OrtRunOptions* options;
     } interrupted{&api, run_options_.get()};
-    if (deadline.is_past()) return Error{Code::timeout, "The answer took too long.", "Allow more time."};
+    if (deadline.is_past()) return too_late();
     Watchdog::Watch watch(
         *graphs_.watchdog, deadline,
         [](void* argument) {
@@ -154,7 +154,7 @@ Status OnnxPass::run(const OnnxGraph& graph, const char* const* input_names, con
         }
     if (status == nullptr) return {};
     Status failed = graphs_.ort->check(status, "a frame");
-    if (late) return Error{Code::timeout, "The answer took too long.", "Allow more time."};
+    if (late) return too_late();
     return failed;
 }
 

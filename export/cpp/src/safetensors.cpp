@@ -31,6 +31,13 @@ std::uint64_t element_size(const std::string& dtype) {
 
 bool is_natural(const Json& value) { return value.is_number_unsigned(); }
 
+// Return the length of the header that eight bytes say.
+std::uint64_t header_length(const Bytes& start) {
+    std::uint64_t length = 0;
+    for (std::size_t i = 0; i < 8; ++i) length |= static_cast<std::uint64_t>(start[i]) << (8 * i);
+    return length;
+}
+
 // Read one entry of the header; offsets are still counted from the end of the header.
 Result<TensorPlace> read_place(const std::string& name, const Json& entry) {
     if (!entry.is_object() || !entry.contains("dtype") || !entry.contains("shape") || !entry.contains("data_offsets"))
@@ -81,7 +88,7 @@ Result<const TensorPlace*> find(const TensorPlaces& places, const std::string& f
         return Error{Code::bad_bundle,
                      title + " is missing, or not of " + std::to_string(shape.size()) + " dimensions.", ""};
     for (std::size_t i = 0; i < shape.size(); ++i)
-        if (shape[i] != Tensors::kAny && shape[i] != found->second.shape[i])
+        if (shape[i] != found->second.shape[i])
             return Error{Code::bad_bundle,
                          title + " has " + std::to_string(found->second.shape[i]) + " along axis " +
                              std::to_string(i) + ", not " + std::to_string(shape[i]) + ".",
@@ -114,8 +121,7 @@ Result<std::vector<float>> decode(const std::uint8_t* bytes, const TensorPlace& 
 
 Result<TensorPlaces> read_places(const Bytes& start, std::uint64_t file_size) {
     if (start.size() < 8 || file_size < 8) return damaged("it is too short");
-    std::uint64_t length = 0;
-    for (std::size_t i = 0; i < 8; ++i) length |= static_cast<std::uint64_t>(start[i]) << (8 * i);
+    const std::uint64_t length = header_length(start);
     if (length > kMostHeader || length > file_size - 8 || length > start.size() - 8)
         return damaged("its header is longer than the file, or than " + std::to_string(kMostHeader) + " bytes");
     const std::string_view text(reinterpret_cast<const char*>(start.data()) + 8, static_cast<std::size_t>(length));
@@ -168,7 +174,6 @@ Result<Matrix> Tensors::matrix(std::string_view name, std::uint64_t rows, std::u
     const std::uint64_t columns = in_pairs ? width / 2 + width % 2 : width;
     Result<const TensorPlace*> place = find(places_, name_, name, {rows, columns});
     if (!place) return place.error();
-    rows = (*place)->shape[0];
     Result<std::vector<float>> scales = floats(std::string(name) + "_scale", {rows, groups(width)});
     if (!scales) return scales.error();
     const std::uint8_t* const bytes = data_.data() + (*place)->offset;
@@ -203,8 +208,7 @@ Result<TensorFile> TensorFile::open(const std::string& path) {
     Bytes start(8);
     Result<std::size_t> count = result.file_.read_at(0, start.data(), start.size());
     if (!count) return count.error();
-    std::uint64_t length = 0;
-    for (std::size_t i = 0; i < 8; ++i) length |= static_cast<std::uint64_t>(start[i]) << (8 * i);
+    const std::uint64_t length = header_length(start);
     if (*count == 8 && length <= kMostHeader) {
         start.resize(static_cast<std::size_t>(8 + length));
         count = result.file_.read_at(0, start.data(), start.size());

@@ -40,17 +40,14 @@ public:
     /// Return a tensor's size along one axis, 0 where there is no such tensor or axis.
     std::uint64_t size(std::string_view name, std::size_t axis) const;
 
-    /// Return a tensor's elements in single precision; the shape must be as given (kAny: any size), the values finite.
+    /// Return a tensor's elements in single precision; the shape must be as given, the values finite.
     Result<std::vector<float>> floats(std::string_view name, const std::vector<std::uint64_t>& shape) const;
 
-    /// Return a matrix of so many rows (kAny: any number) of finite numbers, as `floats` or of few bits: I8, or two
-    /// numbers of four bits in a U8.
+    /// Return a matrix of finite numbers, as `floats` or of few bits: I8, or two numbers of four bits in a U8.
     Result<Matrix> matrix(std::string_view name, std::uint64_t rows, std::uint64_t width) const;
 
     /// Return the elements of a vector of 64-bit integers.
     Result<std::vector<std::int64_t>> integers(std::string_view name, std::uint64_t count) const;
-
-    static constexpr std::uint64_t kAny = ~std::uint64_t{0};
 
 private:
     Bytes data_;

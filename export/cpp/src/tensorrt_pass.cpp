@@ -120,7 +120,7 @@ Status TensorRtPass::encode(std::size_t count, const Deadline& deadline) {
     const Cuda::Active active(*engines_.cuda);
     const Cuda& cuda = *engines_.cuda;
     const std::size_t side = engines_.side;
-    if (deadline.is_past()) return Error{Code::timeout, "The answer took too long.", "Allow more time."};
+    if (deadline.is_past()) return too_late();
     is_pending_ = true;
     Status done = cuda.check(cuda.to_device(image_.device(), image_host_.host(), count * side * side * 3, stream_), "a copy");
     if (done) done = set(*prefix_, "image", image_);
@@ -137,7 +137,7 @@ Status TensorRtPass::encode(std::size_t count, const Deadline& deadline) {
 Status TensorRtPass::branch(std::int64_t task, const std::size_t* rows, std::size_t count, const Deadline& deadline) {
     const Cuda::Active active(*engines_.cuda);
     const Cuda& cuda = *engines_.cuda;
-    if (deadline.is_past()) return Error{Code::timeout, "The answer took too long.", "Allow more time."};
+    if (deadline.is_past()) return too_late();
     is_pending_ = true;
     const bool is_all = rows[count - 1] == count - 1;  // the first frames, as they lie there
     for (std::size_t i = 0; i < count && !is_all; ++i) {
@@ -177,7 +177,7 @@ Status TensorRtPass::finish(const Deadline& deadline) {
         result = cuda.stream_synchronize(stream_);
     } else {  // what runs on the GPU cannot be stopped; it is waited for before the buffers are used again
         while ((result = cuda.stream_query(stream_)) == CUDA_ERROR_NOT_READY) {
-            if (deadline.is_past()) return Error{Code::timeout, "The answer took too long.", "Allow more time."};
+            if (deadline.is_past()) return too_late();
             std::this_thread::sleep_for(std::chrono::microseconds(50));
         }
     }
