@@ -19,9 +19,9 @@ from edge_cl import benchmark
 from edge_cl.backend import BASE, Encoding
 from edge_cl.benchmark import Stream, read_parts, require_writable, write
 from edge_cl.config import LearnConfig
-from edge_cl.decoded import decode
+from edge_cl.decoded import decode_in_portions
 from edge_cl.errors import UsageError, did_you_mean
-from edge_cl.evaluation import DECODE_AT_ONCE, evaluate, measures
+from edge_cl.evaluation import evaluate, measures
 from edge_cl.features import Encoder, TorchBackend
 from edge_cl.head import Discriminant, precision_of, softmax
 from edge_cl.learner import Learner
@@ -80,9 +80,8 @@ class Setting:
         for part in ("train", self.part):
             folder = self.pictures(part, names)
             rows, labels = [], [names.index(p.label) for p in folder.pictures]
-            for start in range(0, len(labels), DECODE_AT_ONCE):
-                pixels = _decoded(folder, start, self.frozen)
-                rows += [encoding.features for encoding in self.frozen.batches(pixels)]
+            for decoded in decode_in_portions(folder.pictures, self.frozen.preprocess):
+                rows += [encoding.features for encoding in self.frozen.batches(decoded.pixels)]
             result[part] = np.concatenate(rows), np.asarray(labels, np.int64)
         return result
 
@@ -90,18 +89,15 @@ class Setting:
     def encode_ms(self) -> float:
         """Milliseconds that the frozen backbone takes for a picture, in batches, decoding included."""
         folder, start = self.pictures(self.part, self.stream.tasks[0]), time.monotonic()
-        for _ in self.frozen.batches(_decoded(folder, 0, self.frozen)):
+        some = next(decode_in_portions(folder.pictures, self.frozen.preprocess)).pixels
+        for _ in self.frozen.batches(some):
             pass
-        return 1000 * (time.monotonic() - start) / min(len(folder.pictures), DECODE_AT_ONCE)
+        return 1000 * (time.monotonic() - start) / len(some)
 
     @property
     def boundaries(self) -> Indices:
         """Number of classes known after each task."""
         return np.cumsum([len(task) for task in self.stream.tasks])
-
-
-def _decoded(folder: PictureFolder, start: int, encoder: Encoder) -> Sequence[Pixels]:
-    return decode(folder.pictures[start : start + DECODE_AT_ONCE], encoder.preprocess).pixels
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import overload
@@ -13,11 +13,13 @@ from PIL import Image
 
 from edge_cl.pictures import Picture, PictureError, Skipped, open_picture
 from edge_cl.preprocess import Pixels, Preprocess
+from edge_cl.progress import Progress, no_progress
 from edge_cl.version import JsonObject
 
 WORKING_COPY = 1.5  # shorter side of the copies that views are cut from, in input sizes
 PIXEL = 4  # bytes of one in memory: Pillow keeps a fourth beside red, green and blue
 DECODE = 2  # a picture is decoded at no less than this many input sizes
+PORTION = 256  # pictures in memory at once where any number may come
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,20 @@ def decode(
                 image = image.resize((round(image.width * factor), round(image.height * factor)), reducing_gap=2.0)
             read.copies.append(image)
     return read
+
+
+def decode_in_portions(
+    pictures: Sequence[Picture],
+    spec: Preprocess,
+    *,
+    skipped: list[Skipped] | None = None,
+    progress: Progress = no_progress,
+) -> Iterator[Decoded]:
+    """Decode any number of pictures to be answered for once, `PORTION` at a time; see `decode`."""
+    for start in range(0, len(pictures), PORTION):
+        part = pictures[start : start + PORTION]
+        yield decode(part, spec, skipped=skipped)
+        progress("answer", start + len(part), len(pictures))
 
 
 def copy_bytes(size: tuple[int, int], spec: Preprocess) -> int:

@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 
 from edge_cl.calibration import calibration_error
-from edge_cl.decoded import decode
+from edge_cl.decoded import decode_in_portions
 from edge_cl.errors import FolderError, did_you_mean
 from edge_cl.intake import skipped_json
 from edge_cl.pictures import Picture, PictureFolder, path_text
 from edge_cl.progress import Progress, no_progress
 from edge_cl.recognition import Recogniser
 from edge_cl.statistics import Array, Indices
-
-DECODE_AT_ONCE = 256
 
 
 def evaluate(recogniser: Recogniser, folder: PictureFolder, progress: Progress = no_progress) -> dict[str, Any]:
@@ -36,14 +34,12 @@ def evaluate(recogniser: Recogniser, folder: PictureFolder, progress: Progress =
         )
     posteriors, unknown = [], []
     read, skipped = list[Picture](), list(folder.skipped)
-    for start in range(0, len(folder.pictures), DECODE_AT_ONCE):
-        part = folder.pictures[start : start + DECODE_AT_ONCE]
-        decoded = decode(part, recogniser.backend.preprocess, skipped=skipped)
+    spec = recogniser.backend.preprocess
+    for decoded in decode_in_portions(folder.pictures, spec, skipped=skipped, progress=progress):
         read += decoded.pictures
         for posterior, strange in recogniser.posteriors(decoded.pixels):
             posteriors.append(posterior)
             unknown.append(strange)
-        progress("answer", start + len(part), len(folder.pictures))
     if not read:
         raise FolderError(
             f"{path_text(folder.root)}: no picture can be read any more.",

@@ -484,8 +484,7 @@ class Learner:
         self, *sources: str | Path, top: int = 5, rule: str = "routed", progress: Progress = no_progress
     ) -> Answers:
         """Answer for picture files and folders of pictures."""
-        from edge_cl.decoded import decode
-        from edge_cl.evaluation import DECODE_AT_ONCE
+        from edge_cl.decoded import decode_in_portions
         from edge_cl.intake import skipped_json
         from edge_cl.pictures import read_unlabelled
 
@@ -495,12 +494,10 @@ class Learner:
         places = [min(rank.get(p, len(rank)) for p in (q.path, *q.path.parents)) for q in folder.pictures]
         pictures = [p for _, p in sorted(zip(places, folder.pictures, strict=True), key=lambda pair: pair[0])]
         answers, skipped = list[Answer](), list(folder.skipped)
-        for start in range(0, len(pictures), DECODE_AT_ONCE):
-            part = pictures[start : start + DECODE_AT_ONCE]
-            decoded = decode(part, recogniser.backend.preprocess, skipped=skipped)
+        spec = recogniser.backend.preprocess
+        for decoded in decode_in_portions(pictures, spec, skipped=skipped, progress=progress):
             found = recogniser.predict(decoded.pixels, top=top)
             answers += (Answer(p.path, a) for p, a in zip(decoded.pictures, found, strict=True))
-            progress("answer", start + len(part), len(pictures))
         return Answers(answers, skipped_json(skipped))
 
     def watch(self, source: str, *, every_s: float = 1.0, top: int = 5, rule: str = "routed") -> Iterator[Answer]:

@@ -19,7 +19,6 @@ from edge_cl.learning import Stopwatch, learn
 from edge_cl.model import Model
 from edge_cl.outcome import measure_outcome, require_little_forgetting, with_peak
 from edge_cl.pictures import PictureFolder
-from edge_cl.pictures import PictureFolder, read_folder, read_unlabelled
 from edge_cl.process import give_back, peak_mb
 from edge_cl.progress import Progress
 from edge_cl.report import LearnReport
