@@ -110,9 +110,11 @@ def with_peak(report: LearnReport, before_mb: float) -> LearnReport:
     """
     reached, allowed, notes = peak_mb(), report.budget["memory_mb"], list(report.notes)
     if allowed is not None and before_mb <= allowed < reached:
+        lower = 2 * allowed - reached
+        way = f"pass --memory {lower:.0f}MB or " if lower > (report.budget["idle_mb"] or 0) else ""
         notes.append(
             f"The process reached {reached:.0f} MB, more than the {allowed:.0f} MB allowed: to keep under "
-            f"{allowed:.0f} MB, pass --memory {2 * allowed - reached:.0f}MB or learn fewer classes at a time."
+            f"{allowed:.0f} MB, {way}learn fewer classes at a time."
         )
     return replace(report, peak_memory_mb=round(reached, 1), notes=notes)
 
