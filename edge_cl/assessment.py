@@ -17,7 +17,7 @@ from edge_cl.head import EXIT_BITS, UNKNOWN_RANK, Branch, Exit, Head, precision_
 from edge_cl.model import ExitFit, Model
 from edge_cl.statistics import Array, Indices, Statistics
 
-TEMPERATURES = np.geomspace(0.5, 200, 60)
+TEMPERATURES = 0.5 * 400 ** (np.arange(83) / 59)  # in steps of 11 %, to 2000
 SHRINKAGES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
 FEWEST_PROBES = 20  # that may choose the shrinkage
 KNOWN_QUANTILE = 0.99  # share of known pictures that the unknown threshold lets pass
@@ -26,9 +26,8 @@ LEAST_KNOWN = 0.95  # share that it lets pass at least, whatever negatives say
 EXIT_QUANTILE = 0.85  # share of known pictures that the exit's threshold lets pass: beyond it they only go on
 NEGATIVE_QUANTILE = 0.01  # share of negatives that may pass the exit's
 SOFT = 0.5  # mean probability of the right classes at which two squares are compared
-CAUTION = 1.5  # standard errors by which a temperature may suit the probes worse than the best, ...
-MOST_CAUTION = 1.5  # ... which it may be so many times
-BLIND_CONFIDENCE = 0.99  # of the class means in themselves, on average, where no picture was held out
+MEANS_CONFIDENCE = 0.99  # of the class means in themselves, on average, at the temperature that fits begin from
+MEANS_WORTH = 24  # pictures that this temperature counts as much as, where pictures were held out
 ALIKE = 2.0  # log-odds that tell two class means apart, below which the classes are named as look-alikes
 CLEARLY = 2.0  # standard errors by which a task branch has to win to be asked
 EXIT_CONFIDENCES = (0.98, 0.99)  # tried for the exit, ...
@@ -76,13 +75,11 @@ def calibrated(model: Model) -> Model:
     """Return the model with temperature and unknown threshold fitted to its probes; it has no exit yet."""
     model = replace(model, unknown_rank=UNKNOWN_RANK, rounded=True, exit=None)
     if not model.probes:
-        temperature = 1.0
-        if model.classes:
-            temperature = blind_temperature(_scores_of_means(model, model.head()))
+        temperature = means_temperature(model.head(), model.statistics) if model.classes else 1.0
         return replace(model, temperature=temperature, threshold=float("inf"))
     head = model.head()
     scored = _score(model, head, model.statistics)
-    temperature = cautious_temperature(scored.scores, scored.targets)
+    temperature = _temperature(head, model.statistics, scored)
     threshold = _unknown_threshold(scored.distances, _negative_distances(model, head))
     return replace(model, temperature=temperature, threshold=threshold)
 
@@ -143,7 +140,7 @@ def with_exit(model: Model, width: int) -> Model:
     statistics = model.statistics.of_first(width)
     head = model.head_of(statistics, EXIT_BITS)
     scored = _score(model, head, statistics)
-    temperature = fit_temperature(scored.scores, scored.targets)
+    temperature = _temperature(head, statistics, scored)
     threshold = float(np.quantile(scored.distances, EXIT_QUANTILE))
     if len(negative := _negative_distances(model, head)):
         threshold = min(threshold, float(np.quantile(negative, NEGATIVE_QUANTILE)))
@@ -219,51 +216,44 @@ def _nll(scores: Array, targets: Indices, temperature: float) -> Array:
     return result
 
 
-def cautious_temperature(scores: Array, targets: Indices) -> float:
-    """Return the highest temperature that pictures do not tell from the best, but at most `MOST_CAUTION` times it.
+def means_temperature(head: Head, statistics: Statistics) -> float:
+    """Return the lowest temperature at which the class means are at most `MEANS_CONFIDENCE` sure of themselves.
 
-    They were taken with the training pictures and are easier than those to come, so the best would be too sure. They
-    tell it from another that suits them worse by more than `CAUTION` standard errors of the difference.
-
-    Args:
-        scores: (n, C).
-        targets: right columns, (n,).
-    """
-    least = _nll(scores, targets, best := fit_temperature(scores, targets))
-
-    def stands(temperature: float) -> bool:
-        more = _nll(scores, targets, temperature) - least
-        return bool(more.mean() <= CAUTION * more.std() / np.sqrt(len(more)))
-
-    highest = max(t for t in TEMPERATURES if t == best or (t > best and stands(t)))
-    return float(min(highest, MOST_CAUTION * best))
-
-
-def blind_temperature(scores: Array) -> float:
-    """Return the temperature where no picture was held out: at most `BLIND_CONFIDENCE` in the class means themselves.
-
-    No picture lies as near to a class as its mean does, so pictures get less. Without it every answer would be
-    certain, as the spread within a class is hardly known.
+    No picture lies as near to a class as its mean does, so pictures get less. It needs no picture that was held out,
+    and is near the best for pictures to come (docs/accuracy.md).
 
     Args:
-        scores: of the class means, (C, C).
+        head: over all classes.
+        statistics: that it was made of.
     """
+    scores = head.whole(head.discriminant.scores(statistics.means))
     tried = np.geomspace(1, 1e6, 200)
-    sure = (float(np.diag(softmax(scores / np.float32(t))).mean()) > BLIND_CONFIDENCE for t in tried)
+    sure = (float(np.diag(softmax(scores / np.float32(t))).mean()) > MEANS_CONFIDENCE for t in tried)
     return float(next((t for t, above in zip(tried, sure, strict=True) if not above), 1.0))
 
 
-def fit_temperature(scores: Array, targets: Indices, *, start: float | None = None) -> float:
+def _temperature(head: Head, statistics: Statistics, scored: _Scored) -> float:
+    """Return the temperature that suits the probes, held back towards that of the class means.
+
+    Few probes tell little: where all are right, the sharper the better. Many are too easy, as they were taken with the
+    training pictures.
+    """
+    start = means_temperature(head, statistics)
+    return fit_temperature(scored.scores, scored.targets, start=start, worth=MEANS_WORTH)
+
+
+def fit_temperature(scores: Array, targets: Indices, *, start: float | None = None, worth: float = 1.0) -> float:
     """Return the temperature with the least negative log-likelihood.
 
     Args:
         scores: (n, C).
         targets: right columns, (n,).
-        start: pulls the result towards it with the strength of one picture, for small n.
+        start: pulls the result towards it, for small n.
+        worth: w; the pull is w (log(T / start))^2 nats.
     """
 
     def loss(temperature: float) -> float:
-        pull = 0.0 if start is None else float(np.log(temperature / start)) ** 2
+        pull = 0.0 if start is None else worth * float(np.log(temperature / start)) ** 2
         return float(_nll(scores, targets, temperature).sum()) + pull
 
     return float(min(TEMPERATURES, key=loss))
@@ -302,7 +292,7 @@ def look_alikes(model: Model, task: int) -> list[tuple[int, int]]:
     They hardly differ if the mean of the one is at most `ALIKE` nats more probable as itself than as the other.
     """
     head = model.head()
-    scores = _scores_of_means(model, head) / np.float32(head.temperature)
+    scores = head.whole(head.discriminant.scores(model.statistics.means)) / np.float32(head.temperature)
     margins = np.diag(scores)[:, None] - scores
     margins[:, head.tasks == task] = np.inf
     nearest = margins.argmin(1)
@@ -311,11 +301,6 @@ def look_alikes(model: Model, task: int) -> list[tuple[int, int]]:
         for i in np.flatnonzero(head.tasks == task)
         if margins[i, nearest[i]] <= ALIKE
     ]
-
-
-def _scores_of_means(model: Model, head: Head) -> Array:
-    """Return the scores of the class means, (C, C)."""
-    return head.whole(head.discriminant.scores(model.statistics.means))
 
 
 def _score(model: Model, head: Head, statistics: Statistics) -> _Scored:

@@ -11,20 +11,20 @@ from scipy import stats
 from edge_cl import assessment
 from edge_cl.architecture import BackboneSpec
 from edge_cl.assessment import (
-    BLIND_CONFIDENCE,
     EXIT_CONFIDENCES,
     FEWEST_PROBES,
+    MEANS_CONFIDENCE,
+    MEANS_WORTH,
     SHRINKAGES,
     TEMPERATURES,
     Assessment,
     _score,
     _unknown_threshold,
     assess,
-    blind_temperature,
     calibrated,
-    cautious_temperature,
     fit_temperature,
     look_alikes,
+    means_temperature,
     on_better_square,
     soft_temperature,
     weigh_branch,
@@ -286,27 +286,6 @@ def test_known_temperature_is_recovered(temperature: float) -> None:
     assert found == pytest.approx(temperature, rel=0.12)  # the grid's steps are 11 %
 
 
-def test_the_fewer_pictures_the_higher_the_cautious_temperature() -> None:
-    """By no more than what they leave open: with very many it is the best one."""
-    random = np.random.default_rng(0)
-    logits = 2 * random.normal(size=(40000, 5))
-    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    targets = (random.random((40000, 1)) > probabilities.cumsum(1)).sum(1)
-    scores = (10 * logits).astype(np.float32)
-
-    def excess(n: int) -> np.ndarray:
-        parts = [slice(start, start + n) for start in range(0, 40 * n if n <= 1000 else n, n)]
-        return np.log(
-            [cautious_temperature(scores[p], targets[p]) / fit_temperature(scores[p], targets[p]) for p in parts]
-        )
-
-    few, more, many = excess(30), excess(300), excess(40000)
-    assert few.mean() > more.mean() > many.mean()
-    assert few.max() == pytest.approx(np.log(1.5))  # never more
-    assert few.min() >= 0 and more.min() >= 0
-    assert few.mean() > 0.15 and many.mean() < 0.01
-
-
 @pytest.mark.parametrize(("n", "beyond"), [(2, None), (4, 0.06), (8, 0.01), (40, 1e-3), (99, 1e-4), (100, 0.0)])
 def test_few_probes_leave_the_unknown_threshold_room(
     monkeypatch: pytest.MonkeyPatch, n: int, beyond: float | None
@@ -326,19 +305,24 @@ def test_few_probes_leave_the_unknown_threshold_room(
     assert assessment._unknown_threshold(known[:1], np.zeros(0, np.float32)) == np.inf
 
 
-@pytest.mark.parametrize(("n", "lowest", "highest"), [(1, 3.5, 20.1), (300, 0.5, 0.5)])
-def test_start_holds_few_pictures_back(n: int, lowest: float, highest: float) -> None:
+@pytest.mark.parametrize(
+    ("n", "worth", "lowest", "highest"),
+    [(1, 1, 3.5, 20.1), (300, 1, 0.5, 0.5), (6, 24, 17.0, 20.1), (3000, 24, 0.5, 0.5)],
+)
+def test_start_holds_few_pictures_back(n: int, worth: float, lowest: float, highest: float) -> None:
     scores, targets = np.tile(np.float32([[1, 0]]), (n, 1)), np.zeros(n, np.int64)  # always right: as sharp as can be
     assert fit_temperature(scores, targets) == TEMPERATURES[0]
-    assert lowest <= fit_temperature(scores, targets, start=20.0) <= highest
+    assert lowest <= fit_temperature(scores, targets, start=20.0, worth=worth) <= highest
 
 
-def test_calibration_takes_the_temperature_of_the_probes() -> None:
+def test_calibration_takes_the_temperature_of_the_probes_and_of_the_class_means() -> None:
     train, held = pictures(20), pictures(8, seed=1, spread=3.0)
     found = calibrated(model(train, held))
     scores = np.stack([-0.5 * distances_without(train, held, probe) for probe in range(len(held[0]))])
-    assert found.temperature == pytest.approx(cautious_temperature(scores.astype(np.float32), held[1]), rel=1e-6)
-    assert found.temperature > TEMPERATURES[0]
+    own = means_temperature(found.head(), found.statistics)
+    expected = fit_temperature(scores.astype(np.float32), held[1], start=own, worth=MEANS_WORTH)
+    assert found.temperature == pytest.approx(expected, rel=1e-6)
+    assert min(own, best := fit_temperature(scores.astype(np.float32), held[1])) < expected < max(own, best)
     assert found.head().temperature == found.temperature
     assert found.head().threshold == found.threshold
 
@@ -348,16 +332,11 @@ def test_without_probes_nothing_is_claimed() -> None:
     assert assess(empty) == Assessment(0, {}, {}, ())
     found = calibrated(empty)
     assert found.threshold == float("inf")
-    # Nor that class means, which no picture is as near to, are surer than `BLIND_CONFIDENCE` of themselves.
+    # Nor that class means, which no picture is as near to, are surer than `MEANS_CONFIDENCE` of themselves.
     scores = found.head().discriminant.scores(found.statistics.means)
-    assert found.temperature == blind_temperature(scores) > 1
+    assert found.temperature == means_temperature(found.head(), found.statistics) > 1
     own = np.diag(softmax(scores / found.temperature)).mean()
-    assert BLIND_CONFIDENCE - 0.01 < own <= BLIND_CONFIDENCE
-
-
-@pytest.mark.parametrize(("scores", "temperature"), [([[0.0]], 1.0), (np.eye(2), 1.0)])
-def test_blind_temperature_of_one_class_or_unsure_ones_is_one(scores: object, temperature: float) -> None:
-    assert blind_temperature(np.float32(scores)) == temperature
+    assert MEANS_CONFIDENCE - 0.01 < own <= MEANS_CONFIDENCE
 
 
 @pytest.mark.parametrize(
@@ -487,7 +466,7 @@ def test_the_exit_is_fitted_where_it_agrees_with_the_whole_model() -> None:
 def test_an_exit_that_errs_or_has_few_probes_is_none() -> None:
     few = calibrated(model(pictures(10), pictures(FEWEST_PROBES // 4 - 1, seed=1)))
     assert with_exit(few, WIDTH // 2) is few
-    train, held = pictures(20), pictures(8, seed=1)
+    train, held = pictures(20, spread=0.5), pictures(8, seed=1, spread=0.5)
     noise = np.random.default_rng(5)
     for rows, _ in (train, held):
         rows[:, : WIDTH // 2] = half(noise.normal(size=(len(rows), WIDTH // 2)))  # nothing of the classes is in them
@@ -536,7 +515,7 @@ def test_negatives_are_kept_and_measured() -> None:
 
 
 def test_calibration_is_measured_before_and_after() -> None:
-    train, held = pictures(6), pictures(5, seed=1, spread=3.0)
+    train, held = pictures(6), pictures(30, seed=1, spread=3.0)
     found = calibrated(model(train, held))
     measured = assess(found).calibration
     assert measured is not None
