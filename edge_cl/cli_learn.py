@@ -161,9 +161,12 @@ def learn(
         _dry_run(learner, new_classes, negatives, config, update, as_json)
         return
     lesson: tuple[Pictures, Pictures | None] = new_classes, negatives
+    scan_s = 0.0
     if learner is None:
+        begun = time.monotonic()
         with Progress() as progress:  # before a store is made for it
             lesson = read_folders(*lesson, growing=update, progress=progress)
+        scan_s = time.monotonic() - begun
         say(f"There is no store at {store} yet: making one.")
         learner = Learner.init(
             store, backbone=backbone, weights=weights, image_size=image_size, patch_stride=patch_stride, device=device
@@ -174,7 +177,7 @@ def learn(
         with Progress() as progress:
             report = learner.learn(
                 lesson[0], config, task=task, update=update, negatives=lesson[1], export=export,
-                progress=progress, started=started,
+                progress=progress, started=started, scan_s=scan_s,
             )  # fmt: skip
     except UnexportedError as error:  # learned all the same
         unexported, report = error, error.report

@@ -254,6 +254,7 @@ class Learner:
         export: str | Path | None = None,
         progress: Progress = no_progress,
         started: float | None = None,
+        scan_s: float = 0.0,
     ) -> LearnReport:
         """Learn the classes of a folder, one sub-folder a class, and commit a new version.
 
@@ -269,6 +270,7 @@ class Learner:
                 those of the version before, and the task leaves prefix and base branch alone, they encode the pictures.
             progress: told (stage, steps done, steps in all).
             started: when the time that `config` allows began, by `time.monotonic`; now, if not given.
+            scan_s: seconds that folders which were read before took; they count as this learn's stage "scan".
 
         Raises:
             FolderError: the folder cannot be learned from; no model has been loaded then.
@@ -298,7 +300,7 @@ class Learner:
             raise UsageError(
                 f"The seed must be less than {MOST_SEED}, not {config.seed}.", mend="Pass a smaller --seed."
             )
-        start, stopwatch = started or time.monotonic(), Stopwatch()
+        start, stopwatch = started or time.monotonic(), Stopwatch({"scan": scan_s})
         place = new_classes.root if isinstance(new_classes, PictureFolder) else new_classes
         with self.store.write(f"learn from {place}") as transaction:
             with stopwatch.stage("scan"):

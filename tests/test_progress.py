@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from small import BACKBONE, CONFIG, IMAGE_SIZE, copied, edge_cl, write_looks, write_weights
 from two_tasks import FIRST, THIRD, model
 
-from edge_cl import Learner, pictures
+from edge_cl import Learner, intake, pictures
 from edge_cl.pictures import read_folder
 
 
@@ -35,6 +36,19 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     monkeypatch.setattr(pictures, "check_picture", noted)
     return paths
+
+
+@pytest.fixture
+def slowly(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Have the pictures of a folder take some time to be checked; return how many seconds at least."""
+    least_s, read = 0.5, pictures.read_folder
+
+    def waited(*args: Any, **options: Any) -> Any:
+        time.sleep(least_s)
+        return read(*args, **options)
+
+    monkeypatch.setattr(intake, "read_folder", waited)
+    return least_s
 
 
 def every(total: int) -> list[tuple[int, int]]:
@@ -93,3 +107,11 @@ def test_the_first_learn_reads_the_pictures_once(tmp_path: Path, checked: list[P
     run = edge_cl("learn", "--new-classes", folder, "--store", tmp_path / "store", *options, "--json")
     assert run.json["images"] == len(checked) == len(set(checked))
     assert run.err.index("check the pictures ...") < run.err.index("making one") < run.err.index("decode the pictures")
+
+
+def test_the_first_learn_counts_the_reading_as_its_scan(tmp_path: Path, slowly: float) -> None:
+    folder, weights = write_looks(tmp_path / "first", FIRST), write_weights(tmp_path / "weights.safetensors")
+    options = ("--backbone", BACKBONE, "--weights", weights, "--image-size", IMAGE_SIZE, "--method", "prototype")
+    run = edge_cl("learn", "--new-classes", folder, "--store", tmp_path / "store", *options, "--json")
+    seconds = run.json["seconds"]
+    assert slowly <= seconds["scan"] < seconds["total"]
