@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -104,14 +105,18 @@ def test_a_folder_that_was_read_before_is_learned_as_if_read_anew(
 def test_the_first_learn_reads_the_pictures_once(tmp_path: Path, checked: list[Path]) -> None:
     folder, weights = write_looks(tmp_path / "first", FIRST), write_weights(tmp_path / "weights.safetensors")
     options = ("--backbone", BACKBONE, "--weights", weights, "--image-size", IMAGE_SIZE, "--method", "prototype")
-    run = edge_cl("learn", "--new-classes", folder, "--store", tmp_path / "store", *options, "--json")
-    assert run.json["images"] == len(checked) == len(set(checked))
+    strange = write_looks(tmp_path / "strange", {"x": 17}, 5)
+    command = ("learn", "--new-classes", folder, "--negatives", strange, "--store", tmp_path / "store", *options)
+    run = edge_cl(*command, "--json")
+    assert run.json["images"] + 5 == len(checked) == len(set(checked))
+    assert run.json["unknown"]["false_accepts"] is not None
     assert run.err.index("check the pictures ...") < run.err.index("making one") < run.err.index("decode the pictures")
 
 
 def test_the_first_learn_counts_the_reading_as_its_scan(tmp_path: Path, slowly: float) -> None:
     folder, weights = write_looks(tmp_path / "first", FIRST), write_weights(tmp_path / "weights.safetensors")
     options = ("--backbone", BACKBONE, "--weights", weights, "--image-size", IMAGE_SIZE, "--method", "prototype")
-    run = edge_cl("learn", "--new-classes", folder, "--store", tmp_path / "store", *options, "--json")
-    seconds = run.json["seconds"]
-    assert slowly <= seconds["scan"] < seconds["total"]
+    run = edge_cl("learn", "--new-classes", folder, "--store", tmp_path / "store", *options)
+    shown = re.search(r"^time +(\d+\.\d) s, of it scan (\d+\.\d)(, head \d+\.\d)? *$", run.out, re.MULTILINE)
+    assert shown is not None, run.out  # stages that took no time are not named
+    assert slowly <= float(shown[2]) <= float(shown[1])

@@ -255,6 +255,21 @@ def test_a_dry_run_looks_at_negatives_too(taught: Learner, tmp_path: Path, grown
     assert edge_cl(*args, tmp_path / "missing").code == 1
 
 
+def test_a_dry_run_without_a_store_takes_a_growing_folder_and_negatives(tmp_path: Path) -> None:
+    folder, nothing = write_looks(tmp_path / "folder", FIRST), write_looks(tmp_path / "nothing", THIRD, 2)
+    (folder / "coming").mkdir()
+    (nothing / "broken.jpg").write_bytes(b"no picture")
+    args = ("learn", "--new-classes", folder, "--dry-run", "--store", tmp_path / "none", "--negatives", nothing)
+    value = edge_cl(*args, "--update", "--json").json
+    assert ([c["name"] for c in value["classes"]], value["negatives"]) == (sorted(FIRST), 2 * len(THIRD))
+    assert value["skipped"] == [
+        {"path": str(folder / "coming"), "why": "no picture"},
+        {"path": str(nothing / "broken.jpg"), "why": "not a picture"},
+    ]
+    assert "coming: the class folder has no picture" in edge_cl(*args).err
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_dry_run_tells_what_is_new(taught: Learner, tmp_path: Path, grown: Path) -> None:
     store = copied(taught, tmp_path / "store").store.path
     value = edge_cl("learn", "--new-classes", grown, "--update", "--dry-run", "--json", "--store", store).json
