@@ -137,7 +137,7 @@ def learn(
         return _list_backbones(as_json)
     from edge_cl.export.bundle import UnexportedError
     from edge_cl.intake import read_folders
-    from edge_cl.learner import Learner
+    from edge_cl.learner import Learner, check_asked
     from edge_cl.store import Store
 
     profile = _board(device)
@@ -163,8 +163,9 @@ def learn(
     lesson: tuple[Pictures, Pictures | None] = new_classes, negatives
     scan_s = 0.0
     if learner is None:
+        check_asked(config, task, export)  # before a store is made for it
         begun = time.monotonic()
-        with Progress() as progress:  # before a store is made for it
+        with Progress() as progress:
             lesson = read_folders(*lesson, growing=update, progress=progress)
         scan_s = time.monotonic() - begun
         say(f"There is no store at {store} yet: making one.")

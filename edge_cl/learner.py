@@ -289,17 +289,8 @@ class Learner:
         from edge_cl.plan import keeps_encoder
         from edge_cl.report import LearnReport
 
-        if export is not None:
-            from edge_cl.export.publication import require_writable
-
-            require_writable(Path(export))
-        if task is not None:
-            task = _named(task, "task")
         config = config or LearnConfig()
-        if config.seed >= MOST_SEED:
-            raise UsageError(
-                f"The seed must be less than {MOST_SEED}, not {config.seed}.", mend="Pass a smaller --seed."
-            )
+        task = check_asked(config, task, export)
         start, stopwatch = started or time.monotonic(), Stopwatch({"scan": scan_s})
         place = new_classes.root if isinstance(new_classes, PictureFolder) else new_classes
         with self.store.write(f"learn from {place}") as transaction:
@@ -533,6 +524,23 @@ class Learner:
         pictures = read_folder(Path(folder), on_progress=partial(progress, "scan"))
         recogniser = self.recogniser(rule)
         return {**evaluate(recogniser, pictures, progress), "rule": rule, "seconds": time.monotonic() - start}
+
+
+def check_asked(config: LearnConfig, task: str | None, export: str | Path | None) -> str | None:
+    """Refuse what `Learner.learn` could not do in any store; return the name of the task as it is kept.
+
+    Raises:
+        UsageError: the seed is too large, or the text cannot name a task.
+        BundleError: the bundle cannot be written.
+        EngineError: it has engines, and TensorRT is missing.
+    """
+    if export is not None:
+        from edge_cl.export.publication import require_writable
+
+        require_writable(Path(export))
+    if config.seed >= MOST_SEED:
+        raise UsageError(f"The seed must be less than {MOST_SEED}, not {config.seed}.", mend="Pass a smaller --seed.")
+    return None if task is None else _named(task, "task")
 
 
 def _device(name: str) -> Any:

@@ -748,10 +748,23 @@ def test_every_kind_of_bad_picture_is_skipped_and_named(made: Path, store: Path,
     json.dumps(asked)
 
 
-def test_negatives_that_cannot_be_read_leave_no_store_behind(made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "code", "named"),
+    [
+        (["--negatives", "empty"], 1, "empty"),
+        (["--negatives", "missing"], 1, "missing"),
+        (["--export", "full"], 1, "full holds other files"),
+        (["--task", " "], 2, "cannot name a task"),
+        (["--seed", 2**53], 2, "The seed must be less"),
+    ],
+)
+def test_what_no_store_could_do_leaves_none_behind(
+    made: Path, tmp_path: Path, options: list[object], code: int, named: str
+) -> None:
     (tmp_path / "empty").mkdir()
-    for bad in ("empty", "missing"):
-        place = tmp_path / "new store"
-        run = edge_cl("learn", "--new-classes", made / "second", "--negatives", tmp_path / bad, "--store", place)
-        assert (run.code, run.out) == (1, "") and bad in run.err
-        assert not place.exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    place = tmp_path / "new store"
+    run = edge_cl("learn", "--new-classes", made / "second", *options, "--store", place, *init_options(made))
+    assert (run.code, run.out) == (code, "") and named in flat(run.err)
+    assert not place.exists()
