@@ -226,7 +226,7 @@ def means_temperature(head: Head, statistics: Statistics) -> float:
         head: over all classes.
         statistics: that it was made of.
     """
-    scores = head.whole(head.discriminant.scores(statistics.means))
+    scores = _scores_of_means(head, statistics)
     tried = np.geomspace(1, 1e6, 200)
     sure = (float(np.diag(softmax(scores / np.float32(t))).mean()) > MEANS_CONFIDENCE for t in tried)
     return float(next((t for t, above in zip(tried, sure, strict=True) if not above), 1.0))
@@ -292,7 +292,7 @@ def look_alikes(model: Model, task: int) -> list[tuple[int, int]]:
     They hardly differ if the mean of the one is at most `ALIKE` nats more probable as itself than as the other.
     """
     head = model.head()
-    scores = head.whole(head.discriminant.scores(model.statistics.means)) / np.float32(head.temperature)
+    scores = _scores_of_means(head, model.statistics) / np.float32(head.temperature)
     margins = np.diag(scores)[:, None] - scores
     margins[:, head.tasks == task] = np.inf
     nearest = margins.argmin(1)
@@ -301,6 +301,11 @@ def look_alikes(model: Model, task: int) -> list[tuple[int, int]]:
         for i in np.flatnonzero(head.tasks == task)
         if margins[i, nearest[i]] <= ALIKE
     ]
+
+
+def _scores_of_means(head: Head, statistics: Statistics) -> Array:
+    """Return the scores of the class means, (C, C)."""
+    return head.whole(head.discriminant.scores(statistics.means))
 
 
 def _score(model: Model, head: Head, statistics: Statistics) -> _Scored:
