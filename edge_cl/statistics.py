@@ -21,7 +21,7 @@ Indices = npt.NDArray[np.int64]
 ROWS_AT_ONCE, ROWS_BYTES = 256, 9 << 20  # most feature rows that are folded into a scatter at once, but 64 always
 COLUMNS_AT_ONCE = 512  # of feature rows that are turned to new directions
 LEAST = 1e-5  # of the largest energy: what is smaller is not told from rounding
-MOST_HELD = 0.99  # share of its spread along itself that a single picture is taken to bring into a covariance, at most
+MOST_HELD = 0.99  # share of its spread along itself that one of many pictures is taken to bring into a covariance
 
 
 def rows_at_once(width: int) -> int:
@@ -198,7 +198,9 @@ class Precision:
             share: of the scatter in the covariance.
         """
         direction = self.apply(deviations)
-        held = np.minimum(share * (deviations * direction).sum(1), MOST_HELD)
+        alone = share * (deviations**2).sum(1) / np.float32(self.variance)  # beside it, were nothing else along it
+        most = np.maximum(alone / (1 + alone), MOST_HELD)  # the first where pictures are few, and the scatter exact
+        held = np.minimum(share * (deviations * direction).sum(1), most)
         return LeftOut(direction, np.float32(share) / (1 - held))
 
     def strongest(self, rank: int | None) -> Precision:
