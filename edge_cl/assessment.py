@@ -1,7 +1,8 @@
 """What a model is worth, measured on the hold-out features that stayed behind: accuracy, temperature, threshold.
 
 Each probe helped to make its class mean and the covariance, so before it is scored it is taken out of both again,
-which has a closed form: the answer is the one the model would give had it never seen the picture.
+which has a closed form: the answer is the one the model would give had it never seen the picture. For the unknown
+test all are taken out at once: its few directions of the covariance lie too near to the pictures that made them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 from edge_cl.calibration import calibration_error
-from edge_cl.head import EXIT_BITS, UNKNOWN_RANK, Branch, Exit, Head, precision_of, softmax
+from edge_cl.head import EXIT_BITS, UNKNOWN_RANK, WEIGHT_BITS, Branch, Exit, Head, precision_of, softmax
 from edge_cl.model import ExitFit, Model
 from edge_cl.statistics import Array, Indices, Statistics
 
@@ -22,7 +23,8 @@ SHRINKAGES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
 FEWEST_PROBES = 20  # that may choose the shrinkage
 KNOWN_QUANTILE = 0.99  # share of known pictures that the unknown threshold lets pass
 FEW_KNOWN = 100  # probes below which that quantile cannot be read off them
-LEAST_KNOWN = 0.95  # share that it lets pass at least, whatever negatives say
+LEAST_KNOWN = 0.95  # share that each of both tests lets pass at least, whatever negatives and temperature say
+MIDWAY = 1.25  # nats by which what is unknown is more probable midway between all classes than as one of them
 EXIT_QUANTILE = 0.85  # share of known pictures that the exit's threshold lets pass: beyond it they only go on
 NEGATIVE_QUANTILE = 0.01  # share of negatives that may pass the exit's
 SOFT = 0.5  # mean probability of the right classes at which two squares are compared
@@ -68,28 +70,55 @@ class _Scored:
     tasks: Indices
     targets: Indices  # columns of the head
     scores: Array  # whole base scores, own mean corrected, (P, C)
-    distances: Array  # as the unknown test takes them, (P,)
 
 
 def calibrated(model: Model) -> Model:
-    """Return the model with temperature and unknown threshold fitted to its probes; it has no exit yet."""
+    """Return the model with temperature and unknown test fitted to its probes; it has no exit yet."""
     model = replace(model, unknown_rank=UNKNOWN_RANK, rounded=True, exit=None)
     if not model.probes:
         temperature = means_temperature(model.head(), model.statistics) if model.classes else 1.0
-        return replace(model, temperature=temperature, threshold=float("inf"))
+        return replace(model, temperature=temperature, threshold=float("inf"), least_score=-float("inf"))
     head = model.head()
     scored = _score(model, head, model.statistics)
     temperature = _temperature(head, model.statistics, scored)
-    threshold = _unknown_threshold(scored.distances, _negative_distances(model, head))
-    return replace(model, temperature=temperature, threshold=threshold)
+    negative, _ = _of_negatives(model, head)
+    threshold = _unknown_threshold(_distances(model, model.statistics), negative)
+    least_score = _least_score(scored.scores.max(1), temperature)
+    return replace(model, temperature=temperature, threshold=threshold, least_score=least_score)
 
 
-def _negative_distances(model: Model, head: Head) -> Array:
-    """Return how far the negatives are from what a head knows, (M,)."""
+def _distances(model: Model, statistics: Statistics, bits: int = WEIGHT_BITS) -> Array:
+    """Return how far the probes are from what the model would know without any of them, (P,).
+
+    Args:
+        model: whose probes.
+        statistics: the model's, or the prefix's.
+        bits: of the weights of their head.
+    """
+    added, features = _features(model, statistics.means.shape[1])
+    column = {c.id: i for i, c in enumerate(model.classes)}
+    labels = np.asarray([column[int(c)] for p in model.probes.values() for c in p.classes], np.int64)
+    pooled = np.concatenate([p.pooled for p in model.probes.values()])
+    return model.head_of(statistics.without_pictures(added, labels, pooled), bits).distance(features)
+
+
+def _features(model: Model, width: int) -> tuple[Array, Array]:
+    """Return the first `width` features of the probes: as they joined the statistics, and as they are answered."""
+    added, seen = (
+        np.concatenate([every[t].features[:, :width] for t in model.probes]).astype(np.float32)
+        for every in (model.probes, model.seen_probes)
+    )
+    return added, seen
+
+
+def _of_negatives(model: Model, head: Head) -> tuple[Array, Array]:
+    """Return how far the negatives are from what a head knows, and their best classes' whole scores, (M,) each."""
     negatives = model.seen_negatives
     if not len(negatives):
-        return np.zeros(0, np.float32)
-    return head.distance(negatives[:, : len(head.discriminant.centre)].astype(np.float32))
+        return np.zeros(0, np.float32), np.zeros(0, np.float32)
+    features = negatives[:, : len(head.discriminant.centre)].astype(np.float32)
+    scores = head.discriminant.scores(features)
+    return head.distance(features, scores), head.whole(scores).max(1)
 
 
 def _unknown_threshold(known: Array, negative: Array) -> float:
@@ -111,6 +140,20 @@ def _unknown_threshold(known: Array, negative: Array) -> float:
     tried = np.unique(np.clip(np.concatenate((known, np.nextafter(negative, -np.inf))), lowest, highest))[::-1]
     errors = [(known > limit).mean() + (negative <= limit).mean() for limit in tried]
     return float(tried[int(np.argmin(errors))])
+
+
+def _least_score(known: Array, temperature: float) -> float:
+    """Return the score of the best class below which a picture is unknown, however near it is.
+
+    That is where it is `MIDWAY` nats less probable than what lies midway between all classes, which has a score of 0.
+    What is like the classes known, but none of them, lies there; distances do not tell the two apart
+    (docs/accuracy.md). `LEAST_KNOWN` of the probes pass.
+
+    Args:
+        known: best scores of the probes, (P,).
+        temperature: of the scores.
+    """
+    return min(-MIDWAY * temperature, float(np.quantile(known, 1 - LEAST_KNOWN, method="lower")))
 
 
 def _prediction_bound(sample: Array) -> float:
@@ -139,14 +182,15 @@ def with_exit(model: Model, width: int) -> Model:
     answers = _score(model, model.head(), model.statistics).scores.argmax(1)
     statistics = model.statistics.of_first(width)
     head = model.head_of(statistics, EXIT_BITS)
-    scored = _score(model, head, statistics)
+    scored, distances = _score(model, head, statistics), _distances(model, statistics, EXIT_BITS)
     temperature = _temperature(head, statistics, scored)
-    threshold = float(np.quantile(scored.distances, EXIT_QUANTILE))
-    if len(negative := _negative_distances(model, head)):
+    threshold = float(np.quantile(distances, EXIT_QUANTILE))
+    negative, _ = _of_negatives(model, head)
+    if len(negative):
         threshold = min(threshold, float(np.quantile(negative, NEGATIVE_QUANTILE)))
     head = replace(head, temperature=temperature, threshold=threshold)
     for confidence in EXIT_CONFIDENCES:
-        posterior, stands = Exit(head, confidence).judge(scored.scores, scored.distances)
+        posterior, stands = Exit(head, confidence).judge(scored.scores, distances)
         if stands.any() and (posterior.argmax(1) == answers)[stands].mean() >= EXIT_AGREEMENT:
             return replace(model, exit=ExitFit(width, temperature, threshold, confidence))
     return model
@@ -269,15 +313,17 @@ def assess(model: Model) -> Assessment:
     right = answers == scored.targets
     ids = head.classes[scored.targets]
     wrong = list(zip(ids[~right], head.classes[answers[~right]], strict=True))
-    pairs, negative = {pair: wrong.count(pair) for pair in wrong}, _negative_distances(model, head)
+    pairs = {pair: wrong.count(pair) for pair in wrong}
+    rejected = head.unknown(_distances(model, model.statistics), scored.scores.max(1))
+    strange = head.unknown(*_of_negatives(model, head))
     return Assessment(
         pictures=len(right),
         per_class={int(c): float(right[ids == c].mean()) for c in np.unique(ids)},
         per_task={int(t): float(right[scored.tasks == t].mean()) for t in np.unique(scored.tasks)},
         confusions=tuple((int(a), int(b), n) for (a, b), n in sorted(pairs.items(), key=lambda item: -item[1])),
         calibration=(_calibration_error(scored, 1.0), _calibration_error(scored, head.temperature)),
-        false_rejects=float((scored.distances > head.threshold).mean()),
-        false_accepts=float((negative <= head.threshold).mean()) if len(negative) else None,
+        false_rejects=float(rejected.mean()),
+        false_accepts=float((~strange).mean()) if len(strange) else None,
     )
 
 
@@ -311,10 +357,7 @@ def _scores_of_means(head: Head, statistics: Statistics) -> Array:
 def _score(model: Model, head: Head, statistics: Statistics) -> _Scored:
     """Score the probes by a head that was made of some statistics: the model's, or the prefix's."""
     probes, width = model.probes, statistics.means.shape[1]
-    added, features = (
-        np.concatenate([every[t].features[:, :width] for t in probes]).astype(np.float32)
-        for every in (probes, model.seen_probes)
-    )
+    added, features = _features(model, width)
     targets = head.columns(np.concatenate([p.classes for p in probes.values()]))
     tasks = np.concatenate([np.full(len(p.classes), t) for t, p in probes.items()])
     counts = statistics.counts[targets].astype(np.float32)[:, None]
@@ -330,8 +373,7 @@ def _score(model: Model, head: Head, statistics: Statistics) -> _Scored:
     scores = head.discriminant.scores(features) + out.scores(x, statistics.means - centre)
     weights = exact.apply(offsets) + (out.gain * (offsets * out.direction).sum(1))[:, None] * out.direction
     scores[np.arange(len(targets)), targets] = ((x - 0.5 * offsets) * weights).sum(1)
-    distances = head.distance(features, scores) + out.square(x)
-    return _Scored(tasks, targets, head.whole(scores), distances)
+    return _Scored(tasks, targets, head.whole(scores))
 
 
 def _answers(model: Model, head: Head, scored: _Scored) -> Indices:
@@ -345,7 +387,7 @@ def _answers(model: Model, head: Head, scored: _Scored) -> Indices:
             posterior[rows[own]] = head.fuse(posterior[rows[own]], task, probes.scores[own])
     if head.exit is not None:
         early = _score(model, head.exit.head, model.exit_statistics)
-        answers, stands = head.exit.judge(early.scores, early.distances)
+        answers, stands = head.exit.judge(early.scores, _distances(model, model.exit_statistics, EXIT_BITS))
         posterior[stands] = answers[stands]
     return np.asarray(posterior.argmax(1), np.int64)
 

@@ -163,7 +163,7 @@ class Exit:
     def judge(self, scores: Array, distances: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Return the same of the discriminant's scores (n, C) and the distances (n,)."""
         posterior = self.head.posterior_of(scores)
-        return posterior, (posterior.max(1) > self.confidence) & ~self.head.unknown(distances)
+        return posterior, (posterior.max(1) > self.confidence) & (distances <= self.head.threshold)
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,8 @@ class Head:
         branches: by task.
         temperature: divides the scores before the softmax.
         threshold: `distance` above which a picture is unknown.
+        least_score: `whole` score of the best class below which it is unknown too. What is as far from all classes as
+            the mean of their means has a score of 0.
         routed: k, how many task branches a picture may be sent to.
         exit: what answers before the suffix, or None.
         quadratic: what the discriminant's scores gain by the classes' own covariances, or None.
@@ -190,6 +192,7 @@ class Head:
     branches: Mapping[int, Branch] = field(default_factory=dict)
     temperature: float = 1.0
     threshold: float = float("inf")
+    least_score: float = -float("inf")
     routed: int = 1
     exit: Exit | None = None
     quadratic: Quadratic | None = None
@@ -253,9 +256,14 @@ class Head:
         result: Array = self.precision.square(features - self.discriminant.centre) - 2 * scores.max(1)
         return result
 
-    def unknown(self, distances: Array) -> npt.NDArray[np.bool_]:
-        """Return which of the pictures at such distances are unknown, (n,) both; what is no number is not near."""
-        return ~(distances <= self.threshold)
+    def unknown(self, distances: Array, best: Array) -> npt.NDArray[np.bool_]:
+        """Return which pictures are unknown; what is no number is not near.
+
+        Args:
+            distances: `distance` of each, (n,).
+            best: their best classes' `whole` scores, (n,).
+        """
+        return ~((distances <= self.threshold) & (best >= self.least_score))
 
     def route(self, posterior: Array) -> list[list[int]]:
         """Choose each picture's task branches: the most probable tasks, summing over their classes.

@@ -112,7 +112,7 @@ class Model:
         fingerprints: of the pictures that were learned.
         history: hold-out accuracy by task after each learn, {task: accuracy}.
         next_class: the id the next new class gets.
-        temperature, threshold: see `Head`.
+        temperature, threshold, least_score: see `Head`.
         unknown_rank: directions of the distance that the threshold was fitted to; None: all of them.
         rounded: whether it was fitted to a head whose matrices have few bits, as a bundle holds them.
         exit: what was fitted of the exit; None where there is none.
@@ -140,6 +140,7 @@ class Model:
     next_class: int = 0
     temperature: float = 1.0
     threshold: float = float("inf")
+    least_score: float = -float("inf")
     unknown_rank: int | None = UNKNOWN_RANK
     rounded: bool = True
     exit: ExitFit | None = None
@@ -181,6 +182,7 @@ class Model:
             branches=self.branches,
             temperature=self.temperature,
             threshold=self.threshold,
+            least_score=self.least_score,
         )
         if self.exit is None:
             return head
@@ -302,6 +304,7 @@ class Model:
             "base_classes": self.base_classes,
             "temperature": self.temperature,
             "threshold": self.threshold if np.isfinite(self.threshold) else None,
+            "least_score": self.least_score if np.isfinite(self.least_score) else None,
             "unknown_rank": self.unknown_rank,
             "rounded": self.rounded,
             "exit": None if self.exit is None else asdict(self.exit),
@@ -325,7 +328,7 @@ class Model:
         if "shared" in version.objects:
             shared = Adapter.from_numpy(0, store.read_tensors(version, "shared"), shared=True)
             base = Adapter.from_numpy(spec.split, store.read_tensors(version, "base"))
-        threshold = state["threshold"]
+        threshold, least_score = state["threshold"], state.get("least_score")
         return cls(
             spec=spec,
             config=LearnConfig.from_json(state["config"]),
@@ -349,6 +352,7 @@ class Model:
             base_classes=state["base_classes"],
             temperature=state["temperature"],
             threshold=float("inf") if threshold is None else threshold,
+            least_score=-float("inf") if least_score is None else least_score,
             unknown_rank=state.get("unknown_rank"),  # states of earlier commits do not say: they took all directions
             rounded=state.get("rounded", False),  # likewise: their matrices had all their digits
             exit=ExitFit(**state["exit"]) if state.get("exit") else None,

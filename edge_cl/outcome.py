@@ -75,6 +75,7 @@ def measure_outcome(
         },
         unknown={
             "threshold": new.threshold if np.isfinite(new.threshold) else None,
+            "least_score": new.least_score if np.isfinite(new.least_score) else None,
             "false_rejects": after.false_rejects,
             "false_accepts": after.false_accepts,
         },

@@ -88,8 +88,10 @@ class Recogniser:
 
     def base_answers(self, encoding: Encoding) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Return the base branch's class probabilities (B, C) of a batch it has encoded, and what is unknown (B,)."""
-        scores = self.head.discriminant.scores(encoding.features)
-        return self.head.posterior_of(scores), self.head.unknown(self.head.distance(encoding.features, scores))
+        head, scores = self.head, self.head.discriminant.scores(encoding.features)
+        whole = head.whole(scores)
+        posterior = softmax(whole / np.float32(head.temperature))
+        return posterior, head.unknown(head.distance(encoding.features, scores), whole.max(1))
 
     def _prediction(self, posterior: Array, unknown: bool, top: int) -> Prediction:
         order = np.argsort(-posterior, kind="stable")[:top]

@@ -80,6 +80,20 @@ class Scatter:
         part = Scatter.empty(width)._with_rows([rows], len(rows), max(len(rows), 1))
         return Scatter(part.basis, part.energy, part.rest + self.rest * width / self.basis.shape[1], self.count)
 
+    def without(self, deviations: Array, *, count: int) -> Scatter:
+        """Return the scatter without some rows of deviations that went into it, as far as it still holds them.
+
+        Args:
+            deviations: (n, F).
+            count: how many pictures they stand for.
+        """
+        along = deviations @ self.basis.T
+        values, vectors = np.linalg.eigh(np.diag(self.energy) - along.T @ along)
+        keep = np.flatnonzero(values > self.energy.max(initial=0.0) * LEAST)[::-1]
+        beside = float((deviations**2).sum(dtype=np.float64) - (along**2).sum(dtype=np.float64))
+        basis = np.ascontiguousarray(vectors[:, keep].T) @ self.basis
+        return Scatter(basis, values[keep], max(self.rest - beside, 0.0), self.count - count)
+
     def add(self, deviations: Iterable[Array], *, count: int, rank: int = 1024, rows: int | None = None) -> Scatter:
         """Return the scatter with further rows of deviations from their class means.
 
@@ -226,11 +240,6 @@ class LeftOut:
     direction: Array
     gain: Array
 
-    def square(self, rows: Array) -> Array:
-        """Return what the squared Mahalanobis norm of each picture's row gains, (n, F) to (n,)."""
-        result: Array = self.gain * (rows * self.direction).sum(1) ** 2
-        return result
-
     def scores(self, rows: Array, means: Array) -> Array:
         """Return what the discriminants `x . P m - m . P m / 2` gain.
 
@@ -317,6 +326,32 @@ class Statistics:
     def without(self, classes: Indices) -> Statistics:
         """Return the statistics with some class rows deleted; the pooled scatter, shared by all, stays."""
         return Statistics(np.delete(self.means, classes, 0), np.delete(self.counts, classes), self.scatter)
+
+    def without_pictures(self, features: Array, labels: Indices, pooled: npt.NDArray[np.bool_]) -> Statistics:
+        """Return the statistics without some pictures, but for what the scatter no longer tells from other pictures.
+
+        A class of which no other picture is known keeps its mean.
+
+        Args:
+            features: of one view each, (n, F).
+            labels: class indices, (n,).
+            pooled: which of them are in the scatter, (n,); all are in the means.
+        """
+        means, counts, gone, taken = self.means.copy(), self.counts.copy(), list[Array](), 0
+        for c in np.unique(labels):
+            of_class = labels == c
+            n = int(counts[c]) - int(of_class.sum())
+            if n < 1:
+                continue
+            means[c] += (means[c] - features[of_class].mean(0)) * np.float32(of_class.sum() / n)
+            counts[c], out = n, features[of_class & pooled]
+            if k := len(out):
+                mean = out.mean(0)
+                gone += [out - mean, np.float32((n * k / (n + k)) ** 0.5) * (mean - means[c])[None]]
+                taken += k
+        if not gone:
+            return Statistics(means, counts, self.scatter)
+        return Statistics(means, counts, self.scatter.without(np.concatenate(gone), count=taken))
 
     def to_numpy(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the tensors as they are stored."""

@@ -142,7 +142,7 @@ class Manifest:
         shape: see there.
         classes: in the order of the head's rows.
         task_names: by task.
-        temperature, threshold: see `Head`.
+        temperature, threshold, least_score: see `Head`; bundles of earlier releases have no least score.
         files: by role: weights; prefix and suffix, with LoRA inputs if shared; merged/prefix, merged/base and
             merged/TASK if merged; head; spread and exit, if there are any; adapter/shared, adapter/base, adapter/TASK;
             branch/TASK.
@@ -158,6 +158,7 @@ class Manifest:
     task_names: Mapping[int, str]
     temperature: float
     threshold: float
+    least_score: float
     files: Mapping[str, FileRef]
 
     @property
@@ -184,6 +185,7 @@ class Manifest:
             "task_names": {str(t): name for t, name in self.task_names.items()},
             "temperature": self.temperature,
             "threshold": self.threshold if np.isfinite(self.threshold) else None,
+            "least_score": self.least_score if np.isfinite(self.least_score) else None,
             "files": {role: dict(vars(ref)) for role, ref in self.files.items()},
         }
         return pretty({"sha256": hashlib.sha256(canonical_json(value)).hexdigest(), "manifest": value})
@@ -211,7 +213,7 @@ class Manifest:
             whole = _FILE.fullmatch(ref.name) and _HASH.fullmatch(ref.sha256) and ref.sha256[:16] in ref.name
             if not whole or type(ref.size) is not int:
                 raise ValueError(f"its file {role!r} is not described by a name, a SHA-256 and a size")
-        threshold = value["threshold"]
+        threshold, least_score = value["threshold"], value.get("least_score")
         manifest = cls(
             value["layout"],
             value["precision"],
@@ -223,6 +225,7 @@ class Manifest:
             {int(t): str(name) for t, name in value["task_names"].items()},
             float(value["temperature"]),
             float("inf") if threshold is None else float(threshold),
+            -float("inf") if least_score is None else float(least_score),
             files,
         )
         if faults := manifest_faults(manifest):
@@ -336,6 +339,7 @@ class Bundle:
             branches={task: self._branch(task) for task in m.tasks if f"branch/{task}" in m.files},
             temperature=m.temperature,
             threshold=m.threshold,
+            least_score=m.least_score,
             exit=self._exit() if "exit" in m.files else None,
             quadratic=self._quadratic() if "spread" in m.files else None,
         )

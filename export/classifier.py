@@ -15,6 +15,7 @@ from edge_cl.statistics import Precision
 
 NEVER = 2.0  # a confidence that no probability exceeds
 MOST = np.float32(1e6)  # what stands for "no bound" where a graph must divide by it
+LEAST = np.finfo(np.float32).min  # what stands for no least score
 
 
 def head_tensors(
@@ -30,12 +31,12 @@ def head_tensors(
 
     Returns:
         lora_down (A, L, R, D) and lora_up (A, L, 3D, R), the base branch first; weight (C, F), bias (C,), centre (F,),
-        basis (K, F), gain (K,), scales (3,): one over temperature, variance and threshold; spread_weight (R, C, C),
-        spread_offset (R, C), spread_cost (C,), zeros where there is no spread; the same as the first of the exit over
-        the prefix's features, exit_weight (C, Fp) to exit_gain, and exit_scales (5,): one over temperature and
-        variance, threshold, confidence, one over threshold; membership (C, T) of classes
-        in tasks; and for the task branches own_weight (C, F), own_bias (C,), own_centre (T, F), own_scales (T, 2): one
-        over temperature, and the branch's share, own_adapter (T,): its place among the adapters.
+        basis (K, F), gain (K,), scales (4,): one over temperature, variance and threshold, and the least score;
+        spread_weight (R, C, C), spread_offset (R, C), spread_cost (C,), zeros where there is no spread; the same as the
+        first of the exit over the prefix's features, exit_weight (C, Fp) to exit_gain, and exit_scales (5,): one over
+        temperature and variance, threshold, confidence, one over threshold; membership (C, T) of classes in tasks; and
+        for the task branches own_weight (C, F), own_bias (C,), own_centre (T, F), own_scales (T, 2): one over
+        temperature, and the branch's share, own_adapter (T,): its place among the adapters.
     """
     tasks = np.unique(head.tasks)
     order = [BASE, *(t for t in sorted(adapters) if t != BASE)]
@@ -51,7 +52,8 @@ def head_tensors(
         columns = head.columns(branch.classes)
         own_weight[columns], own_bias[columns] = branch.discriminant.weight, branch.discriminant.bias
         own_centre[i], own_scales[i] = branch.discriminant.centre, (1 / branch.temperature, branch.weight)
-    scales = [1 / head.temperature, 1 / head.precision.variance, _inverse(head.threshold)]
+    least = max(head.least_score, LEAST)
+    scales = [1 / head.temperature, 1 / head.precision.variance, _inverse(head.threshold), least]
     count = len(head.classes)
     spread = head.quadratic or Quadratic.none(count)
     exit = head.exit or _no_exit(head, prefix_features)

@@ -43,7 +43,7 @@ from edge_cl.spread import SPREAD_BITS
 from edge_cl.version import Json, canonical_json, contiguous
 
 EDITION = 2  # raised when the graphs of the same backbone become others
-CLASSIFIER_EDITION = 3  # the same of the one-graph classifier alone
+CLASSIFIER_EDITION = 4  # the same of the one-graph classifier alone
 CLASSIFIER = "classifier.onnx"
 
 Say = Callable[[str], None]
@@ -185,6 +185,7 @@ def _manifest(snapshot: Snapshot, layout: str, precision: str, recipe: str, refs
         task_names={t: name for t, name in model.task_names.items() if any(c.task == t for c in model.classes)},
         temperature=model.temperature,
         threshold=model.threshold,
+        least_score=model.least_score,
         files=dict(sorted(refs.items())),
     )
 

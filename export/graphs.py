@@ -105,8 +105,9 @@ class Classifier(_Graph):
     """Picture in, scores out, over all tasks: the arithmetic of `head.Head` and the routed rule as a graph.
 
     Outputs: `scores` (B, C), class probabilities; `router` (B, T), the tasks' share of the base branch's probability;
-    `unknown` (B,), squared distance to the nearest class mean over the threshold: above 1 the picture is unknown. All
-    of the graph runs for every picture; where the exit's answer stands, it is taken, its distance too.
+    `unknown` (B,), above 1 where the picture is unknown: squared distance to the nearest class mean over the threshold,
+    or, if it is more, 1 and the nats that its best class lacks of the least score. All of the graph runs for every
+    picture; where the exit's answer stands, it is taken, its distance too.
     """
 
     def forward(
@@ -143,6 +144,7 @@ class Classifier(_Graph):
         unknown = distance * scales[2]
         along = scores @ spread_weight.mT + spread_offset[:, None]
         scores = scores + (along * along).sum(0) - spread_cost
+        unknown = torch.maximum(unknown, 1 + (scales[3] - scores.amax(1)) * scales[0])
         early, near = _discriminant(prefix, exit_weight, exit_bias, exit_centre, exit_basis, exit_gain, exit_scales[1])
         early = torch.softmax(early * exit_scales[0], 1)
         stands = (early.amax(1) > exit_scales[3]) & (near <= exit_scales[2])

@@ -15,9 +15,11 @@ from edge_cl.assessment import (
     FEWEST_PROBES,
     MEANS_CONFIDENCE,
     MEANS_WORTH,
+    MIDWAY,
     SHRINKAGES,
     TEMPERATURES,
     Assessment,
+    _least_score,
     _score,
     _unknown_threshold,
     assess,
@@ -32,7 +34,7 @@ from edge_cl.assessment import (
     with_exit,
 )
 from edge_cl.config import LearnConfig
-from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, Exit, Head, precision_of, softmax
+from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, Exit, Head, softmax
 from edge_cl.model import ExitFit, KnownClass, Model, Probes
 from edge_cl.preprocess import Preprocess
 from edge_cl.spread import Spread
@@ -100,7 +102,6 @@ def distances_without(
     """Return a probe's squared distances to the means of all classes made without it, in double precision.
 
     The covariance is without it too; the number that its sum is divided by, and its isotropic part, are not.
-    What is `seen` of the probes to be scored may be other than what was learned from.
     """
     everything = np.concatenate([train[0], held[0]]).astype(np.float64)
     labels = np.concatenate([train[1], held[1]])
@@ -128,12 +129,8 @@ def test_probes_of_earlier_releases_were_in_the_means_alone() -> None:
     statistics = Statistics(means, counts, Statistics.empty(WIDTH).add(*train).scatter)
     probes = {t: replace(p, pooled=np.zeros(len(p.pooled), bool)) for t, p in whole.probes.items()}
     unpooled = calibrated(replace(whole, statistics=statistics, probes=probes))
-    precision = precision_of(statistics, shrinkage=0.2)
-    distances = []
-    for x, c in zip(*held, strict=True):
-        others = means.copy()
-        others[c] = (counts[c] * means[c] - x) / (counts[c] - 1)
-        distances.append(precision.square(x - others).min())
+    without = Statistics.empty(WIDTH).add(*train)
+    distances = replace(unpooled, statistics=without).head().distance(held[0])
     assert unpooled.threshold == pytest.approx(np.quantile(distances, 0.99), rel=1e-3)
     assert unpooled.threshold < calibrated(replace(unpooled, probes=whole.probes)).threshold
 
@@ -144,12 +141,11 @@ def test_probes_are_scored_as_if_never_seen(each: int) -> None:
     whole = model(train, held)
     references = [distances_without(train, held, probe) for probe in range(len(held[0]))]
 
-    for probe, reference in enumerate(references):  # the threshold of one probe is its distance
+    for probe, reference in enumerate(references):
         task = TASKS[held[1][probe]]
         row = np.flatnonzero(np.flatnonzero(TASKS[held[1]] == task) == probe)
         chosen = np.isin(np.arange(len(whole.probes[task].classes)), row)
         alone = replace(whole, probes={task: whole.probes[task].select(chosen, np.ones(2, bool))})
-        assert calibrated(alone).threshold == pytest.approx(reference.min(), rel=5e-3)
         assert assess(alone).per_class == {IDS[held[1][probe]]: float(reference.argmin() == held[1][probe])}
 
     answers = np.array([reference.argmin() for reference in references])
@@ -163,8 +159,20 @@ def test_probes_are_scored_as_if_never_seen(each: int) -> None:
     assert {(a, b): n for a, b, n in measured.confusions} == {pair: pairs.count(pair) for pair in pairs}
     counts = [n for _, _, n in measured.confusions]
     assert counts == sorted(counts, reverse=True)
-    threshold = np.quantile([reference.min() for reference in references], 0.99)
-    assert calibrated(whole).threshold == pytest.approx(threshold, rel=5e-3)
+
+
+@pytest.mark.parametrize("each", [1, 3, 20])
+@pytest.mark.parametrize("closer", [False, True])
+def test_the_unknown_test_is_fitted_to_what_would_be_known_without_any_probe(each: int, closer: bool) -> None:
+    train, held, (seen, _) = pictures(each), pictures(3, seed=1, spread=2.0), pictures(3, seed=2, spread=2.0)
+    whole = replace(on_squares(held, seen, train), closer=closer)
+    without = replace(whole, statistics=Statistics.empty(WIDTH).add(*train))
+    distances = without.head().distance(seen if closer else held[0])
+    found = calibrated(whole)
+    assert found.threshold == pytest.approx(np.quantile(distances, 0.99), rel=1e-3)
+    assert found.threshold > 1.05 * np.quantile(whole.head().distance(seen if closer else held[0]), 0.99)
+    halves = replace(found, threshold=float(np.median(distances)), least_score=-float("inf"))
+    assert assess(halves).false_rejects == 0.5
 
 
 def test_what_scores_gain_by_a_class_of_its_own_is_without_the_picture_too() -> None:
@@ -197,9 +205,6 @@ def test_on_the_closer_square_probes_are_scored_as_if_never_seen(each: int) -> N
     references = [distances_without(train, held, probe, seen=seen) for probe in range(len(held[0]))]
     right = np.array([reference.argmin() for reference in references]) == held[1]
     assert assess(whole).per_task == {t: pytest.approx(right[TASKS[held[1]] == t].mean()) for t in (0, 1)}
-    threshold = np.quantile([reference.min() for reference in references], 0.99)
-    assert calibrated(whole).threshold == pytest.approx(threshold, rel=5e-3)
-    assert calibrated(replace(whole, closer=False)).threshold != pytest.approx(threshold, rel=5e-3)
 
 
 def drawn_apart(held: tuple[Array, Indices], by: float) -> Array:
@@ -250,10 +255,10 @@ def test_threshold_is_fitted_to_the_distance_of_the_head(monkeypatch: pytest.Mon
     found = calibrated(whole)
     assert (exact.unknown_rank, found.unknown_rank) == (None, 2)
     assert (found.head().precision.basis.shape, found.temperature) == ((2, WIDTH), exact.temperature)
-    more = found.head().distance(held[0]) - exact.head().distance(held[0])
-    references = [distances_without(train, held, probe).min() for probe in range(len(held[0]))]
-    assert more.min() > 0
-    assert found.threshold == pytest.approx(np.quantile(references + more, 0.99), rel=5e-3)
+    without = Statistics.empty(WIDTH).add(*train)
+    for fitted in (exact, found):
+        distances = replace(fitted, statistics=without).head().distance(held[0])
+        assert fitted.threshold == pytest.approx(np.quantile(distances, 0.99), rel=1e-3)
     assert found.threshold > 1.1 * exact.threshold
 
 
@@ -331,7 +336,7 @@ def test_without_probes_nothing_is_claimed() -> None:
     empty = replace(model(pictures(3, spread=0.1), pictures(1)), probes={}, temperature=7.0, threshold=3.0)
     assert assess(empty) == Assessment(0, {}, {}, ())
     found = calibrated(empty)
-    assert found.threshold == float("inf")
+    assert (found.threshold, found.least_score) == (float("inf"), -float("inf"))
     # Nor that class means, which no picture is as near to, are surer than `MEANS_CONFIDENCE` of themselves.
     scores = found.head().discriminant.scores(found.statistics.means)
     assert found.temperature == means_temperature(found.head(), found.statistics) > 1
@@ -499,14 +504,36 @@ def test_negatives_tighten_the_unknown_test_but_not_without_bounds() -> None:
     assert _unknown_threshold(known, np.float32([0.1, 0.951])) == pytest.approx(0.951, abs=2e-3)
 
 
+def test_what_is_like_no_class_is_unknown_however_near_it_is() -> None:
+    train, held = pictures(20), pictures(25, seed=1)
+    found = calibrated(model(train, held))
+    assert found.least_score == pytest.approx(-MIDWAY * found.temperature)
+    head = replace(found, threshold=float("inf")).head()
+    midway = found.statistics.means.mean(0) + half(0.3 * np.random.default_rng(2).normal(size=(80, WIDTH)))
+    held_scores, scores = (head.discriminant.scores(x).max(1) for x in (held[0], midway))
+    assert head.unknown(np.zeros(100), held_scores).mean() <= 0.05
+    assert head.unknown(np.zeros(80), scores).mean() > 0.8
+    assert np.median(head.distance(midway)) < np.quantile(head.distance(held[0]), 0.95)
+    measured = assess(replace(found, threshold=float("inf"), least_score=float(np.median(held_scores))))
+    assert measured.false_rejects == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_least_score_lets_most_probes_pass() -> None:
+    known = np.linspace(0, 100, 101).astype(np.float32)
+    assert _least_score(known, 8.0) == -MIDWAY * 8
+    assert _least_score(known - 50, 8.0) == -45
+    assert _least_score(known[:4] - 50, 8.0) == -50  # so few of them all pass
+
+
 def test_negatives_are_kept_and_measured() -> None:
     plain = calibrated(clear())
     far = half(np.random.default_rng(8).normal(size=(30, WIDTH)) * 5).astype(np.float16)
     found = calibrated(replace(clear(), negatives=far))
     measured = assess(found)
     assert measured.false_rejects is not None and measured.false_rejects <= 0.05
-    distances = found.head().distance(far.astype(np.float32))
-    assert measured.false_accepts == pytest.approx((distances <= found.threshold).mean())
+    scores = found.head().discriminant.scores(far.astype(np.float32))
+    rejected = found.head().unknown(found.head().distance(far.astype(np.float32)), scores.max(1))
+    assert measured.false_accepts == pytest.approx(1 - rejected.mean())
     assert found.threshold <= plain.threshold and assess(plain).false_accepts is None
     early = with_exit(found, WIDTH // 2)
     assert early.exit is not None

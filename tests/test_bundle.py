@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from forgeries import (
     replace_by,
     say,
     tensors,
+    value_of,
 )
 from safetensors.numpy import load_file
 
@@ -82,6 +84,9 @@ MANIFESTS: dict[str, tuple[Damage, str]] = {
     "temperature beyond numbers": (say("temperature", value=10**400), NO_USE + "int too large to convert to float."),
     "temperature beyond single precision": (say("temperature", value=1e300), NO_USE + "it says temperature 1e+300."),
     "temperature below single precision": (say("temperature", value=1e-60), NO_USE + "it says temperature 1e-60."),
+    "threshold as text": (say("threshold", value="far"), NO_USE + "could not convert string to float: 'far'."),
+    "least score as text": (say("least_score", value="low"), NO_USE + "could not convert string to float: 'low'."),
+    "least score as a list": (say("least_score", value=[1]), NO_USE + "float() argument must be a string or a real"),
     "two classes of an id": (say("classes", "1", "id", value=0), NO_USE + "it has two classes of the same id."),
     "two classes of a name": (say("classes", "1", "name", value="b"), NO_USE + "it has two classes of the same name."),
     "class of a negative task": (say("classes", "0", "task", value=-1), NO_USE + "it has a class whose id or task is"),
@@ -249,8 +254,19 @@ def test_a_manifest_says_again_what_it_read(deployed: Deployed) -> None:
     assert vars(manifest.shape) == SHAPE
     assert manifest.tasks == [0, 1, 2]
     assert dict(manifest.task_names) == {0: "task 0", 1: "task 1", 2: "task 2"}
-    endless = Manifest(**{**vars(manifest), "threshold": float("inf")})
+    assert np.isfinite([manifest.threshold, manifest.least_score]).all()
+    endless = replace(manifest, threshold=float("inf"), least_score=-float("inf"))
     assert Manifest.decode(endless.encode()) == endless
+
+
+def test_a_least_score_that_is_null_or_absent_is_none(bundle: Path) -> None:
+    """Bundles of earlier releases lack it."""
+    assert Classifier(bundle)._loaded.recogniser.head.least_score == value_of(bundle)["least_score"]
+    for value in (None, ...):
+        say("least_score", value=value)(bundle)
+        assert Classifier(bundle)._loaded.recogniser.head.least_score == -np.inf
+        say("least_score", value=-3)(bundle)
+        assert read_manifest(bundle).least_score == -3
 
 
 def test_joint_factors_by_hand() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -47,10 +48,13 @@ def assert_answers(path: Path, recogniser: Recogniser, pixels: Any, *, within: f
     assert scores.shape == expected.shape
     assert np.abs(scores - expected).max() < within
     assert np.allclose(scores.sum(1), 1, atol=1e-4)
-    base, tasks = head.base_posterior(encoding.features), np.unique(head.tasks)
+    whole, tasks = head.whole(head.discriminant.scores(encoding.features)), np.unique(head.tasks)
+    base = head.base_posterior(encoding.features)
     mass = np.stack([base[:, head.tasks == t].sum(1) for t in tasks], 1)
     assert np.abs(router - mass).max() < within
-    far = head.distance(encoding.features) / head.threshold
+    far = np.maximum(
+        head.distance(encoding.features) / head.threshold, 1 + (head.least_score - whole.max(1)) / head.temperature
+    )
     if head.exit is not None:
         early = head.exit.head
         near = early.distance(encoding.features[:, : len(early.discriminant.centre)]) / early.threshold
@@ -128,6 +132,33 @@ def test_a_branch_surer_than_any_mask(deployed: Deployed, pixels: Any, tmp_path:
     scores = [b.discriminant.scores(reference.backend.encode(pixels).features).max(1).min() for b in branches.values()]
     assert min(scores) / 0.01 < -1e5
     assert_answers(tmp_path / CLASSIFIER, replace(reference, head=taken.head), pixels)
+
+
+@pytest.mark.parametrize("threshold", [np.inf, 3000.0])
+def test_the_least_score_decides(deployed: Deployed, pixels: Any, tmp_path: Path, threshold: float) -> None:
+    """Alone where nothing is too far; else some are known by both, and some unknown by each alone and by both."""
+    taken, reference = snapshot(deployed.learner()), deployed.learner().recogniser()
+    head, features = taken.head, reference.backend.encode(pixels).features
+    best = head.whole(head.discriminant.scores(features)).max(1)
+    least = float(np.sort(best)[26:28].mean())
+    taken = replace(taken, model=replace(taken.model, threshold=threshold, least_score=least, exit=None))
+    shutil.copy(deployed.bundle() / CLASSIFIER, tmp_path / CLASSIFIER)
+    write(taken, tmp_path)
+    assert_answers(tmp_path / CLASSIFIER, replace(reference, head=taken.head), pixels)
+    far, low = head.distance(features) > threshold, best < least
+    assert {(a, b) for a, b in zip(far, low, strict=True)} == {*product({False, bool(far.any())}, (False, True))}
+    assert ((run(tmp_path / CLASSIFIER, pixels)[2] > 1) == far | low).all()
+
+
+def test_without_a_least_score_the_distance_is_all(deployed: Deployed, pixels: Any, tmp_path: Path) -> None:
+    """However far below the threshold it is."""
+    taken, reference = snapshot(deployed.learner()), deployed.learner().recogniser()
+    taken = replace(taken, model=replace(taken.model, threshold=1.0, least_score=-np.inf, exit=None))
+    shutil.copy(deployed.bundle() / CLASSIFIER, tmp_path / CLASSIFIER)
+    write(taken, tmp_path)
+    distances = taken.head.distance(reference.backend.encode(pixels).features)
+    assert distances.min() < -700
+    assert np.allclose(run(tmp_path / CLASSIFIER, pixels)[2], distances, rtol=1e-3, atol=0.1)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "a text", "missing"])

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
 import pytest
 from cpp import golden
 from cpp.c_api import CApiError, CClassifier, Library, frame
-from forgeries import nan, say, tensors
+from forgeries import nan, say, tensors, value_of
+from PIL import Image
 from safetensors.numpy import load_file
 from small import new_learner, write_looks
 
@@ -110,9 +113,13 @@ def test_golden_answers_are_what_python_gives(name: str) -> None:
 
 
 def test_the_golden_manifest_is_read_back_as_it_is_written() -> None:
-    for name in (*golden.BUNDLES, *golden.EARLIER):
+    for name in golden.BUNDLES:
         path = golden.GOLDEN / f"bundle-{name}"
         assert Bundle.open(path).manifest.encode() == (path / "manifest.json").read_bytes()
+    for name in golden.EARLIER:
+        path = golden.GOLDEN / f"bundle-{name}"
+        written = json.loads(Bundle.open(path).manifest.encode())["manifest"]
+        assert written == {**value_of(path), "least_score": None}
 
 
 @pytest.mark.parametrize("layout", ["shared", "merged"])
@@ -227,6 +234,24 @@ def test_both_take_a_threshold_beyond_single_precision_alike(bundle: Path, opene
     with np.errstate(over="ignore"):
         assert Classifier(bundle, threads=1, rule="base").predict(golden.noise(40, 40, 3)).unknown
     assert opened(bundle, rule=b"base").predict([frame(golden.noise(40, 40, 3))])[0].unknown
+
+
+@pytest.mark.parametrize("least_score", [..., None, -1e300, "between", 1e300])
+def test_both_call_unknown_by_the_least_score_alike(
+    bundle: Path, opened: Callable[..., CClassifier], least_score: Any
+) -> None:
+    """Nothing is too far. A limit beyond single precision is one that all or none reach."""
+    recogniser, looks = Classifier(bundle, threads=1)._loaded.recogniser, golden.looks()
+    spec, head = recogniser.backend.preprocess, recogniser.head
+    features = recogniser.backend.encode(np.stack([spec.centre(Image.fromarray(f)) for f in looks])).features
+    best = np.sort(head.whole(head.discriminant.scores(features)).max(1))
+    least_score = float(best[8:10].mean()) if least_score == "between" else least_score
+    say("threshold", value=None)(bundle)
+    say("least_score", value=least_score)(bundle)
+    with np.errstate(over="ignore"):
+        found = [p.unknown for p in Classifier(bundle, threads=1, rule="base").predict(list(looks))]
+    assert sum(found) == (0 if least_score in (..., None) else (best.astype(float) < least_score).sum())
+    assert [p.unknown for p in opened(bundle, rule=b"base").predict([frame(f) for f in looks])] == found
 
 
 def test_errors_are_values(bundle: Path, opened: Callable[..., CClassifier], library: Library) -> None:

@@ -338,7 +338,10 @@ def test_features_that_are_no_numbers_give_no_answer(
 def test_a_distance_that_is_no_number_is_unknown() -> None:
     distances = np.float32([np.nan, np.inf, 5, 4, -np.inf])
     for threshold, expected in ((4.0, [1, 1, 1, 0, 0]), (np.inf, [1, 0, 0, 0, 0]), (-np.inf, [1, 1, 1, 1, 0])):
-        assert replace(head(), threshold=threshold).unknown(distances).tolist() == expected
+        assert replace(head(), threshold=threshold).unknown(distances, np.zeros(5)).tolist() == expected
+    best = np.float32([np.nan, -np.inf, -3, -2, np.inf])
+    for least, expected in ((-2.0, [1, 1, 1, 0, 0]), (-np.inf, [1, 0, 0, 0, 0]), (np.inf, [1, 1, 1, 1, 0])):
+        assert replace(head(), least_score=least).unknown(np.zeros(5), best).tolist() == expected
 
 
 @torch.no_grad()

@@ -96,10 +96,35 @@ def test_bundle_of_an_earlier_commit(deployed: Deployed, pixels: Any, tmp_path: 
     held = {"weight": exact.discriminant.weight, "basis": exact.precision.basis, "gain": exact.precision.gain}
     tensors("head", **{name: lambda _, v=value: v for name, value in held.items()})(bundle)
     say("threshold", value=limit)(bundle)
+    say("least_score", value=...)(bundle)
     assert len(held["gain"]) > UNKNOWN_RANK
     found = [p.unknown for p in Classifier(bundle, threads=1)._loaded.recogniser.predict(list(pixels))]
     assert found == (distances > limit).tolist()
     assert 0 < sum(found) < len(found)
+
+
+@pytest.mark.parametrize("threshold", [None, 3000.0])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_least_score_decides(
+    deployed: Deployed, pixels: Any, tmp_path: Path, backend: str, threshold: float | None
+) -> None:
+    """Alone where nothing is too far; what is too far is unknown however high its score is."""
+    reference = deployed.learner().recogniser()
+    features = reference.backend.encode(pixels).features
+    scores = reference.head.discriminant.scores(features)
+    best = reference.head.whole(scores).max(1)
+    middle = len(best) // 2
+    least = float(np.sort(best)[middle - 1 : middle + 1].mean())
+    far, low = reference.head.distance(features, scores) > (threshold or np.inf), best < least
+    bundle = deployed.copy(tmp_path / "bundle")
+    say("threshold", value=threshold)(bundle)
+    say("least_score", value=least)(bundle)
+    classifier = Classifier(bundle, backend=backend, rule="base", threads=1)
+    found = [p.unknown for p in classifier._loaded.recogniser.predict(list(pixels))]
+    assert found == (far | low).tolist()
+    assert (low & ~far).any()
+    assert not found[best.argmax()]
+    assert (far & ~low).any() == (threshold is not None)
 
 
 @pytest.mark.parametrize("rule", ["base", "published"])

@@ -107,8 +107,8 @@ def head() -> Tensors:
         "tasks": np.asarray([0, 0, 0, 1, 1], np.int64), "columns": np.asarray([4, 3], np.int64),
         "own_weight": branch.discriminant.weight, "own_bias": branch.discriminant.bias,
         "own_centre": branch.discriminant.centre, "x": x, "own": own, "scores": scores, "distance": distance,
-        "posterior": posterior, "fused": fused, "spread_weight": quadratic.weight, "spread_offset": quadratic.offset,
-        "spread_cost": quadratic.cost,
+        "best": made.whole(scores).max(1), "posterior": posterior, "fused": fused,
+        "spread_weight": quadratic.weight, "spread_offset": quadratic.offset, "spread_cost": quadratic.cost,
         "routed": np.asarray([len(route) for route in routes], np.int64), "exit_weight": fitted.weight,
         "exit_bias": fitted.bias, "exit_centre": fitted.centre, "exit_basis": early.precision.basis,
         "exit_gain": early.precision.gain, "exit_scalars": np.asarray([0.9, 5.0, 14.5, 0.48], np.float32),
@@ -170,7 +170,7 @@ def tiny_learner(root: Path) -> Learner:
 
 def soften(bundle: Path) -> None:
     """Let answers be in doubt, branches share in them and some stand at the exit: sure answers hide differences."""
-    manifest, files, fit = read_manifest(bundle), {}, exit_fit(bundle)
+    manifest, files, (fit, least_score) = read_manifest(bundle), {}, limits(bundle)
     for role, ref in manifest.files.items():
         files[role] = ref
         if role.startswith("branch/"):
@@ -184,20 +184,28 @@ def soften(bundle: Path) -> None:
         files[role] = FileRef(f"{role.replace('/', '-')}-{digest[:16]}.safetensors", digest, len(data))
         (bundle / ref.name).unlink()
         (bundle / files[role].name).write_bytes(data)
-    (bundle / "manifest.json").write_bytes(replace(manifest, temperature=400.0, files=files).encode())
+    manifest = replace(manifest, temperature=400.0, least_score=least_score, files=files)
+    (bundle / "manifest.json").write_bytes(manifest.encode())
 
 
-def exit_fit(bundle: Path) -> npt.NDArray[np.float32]:
-    """Return temperature, threshold and confidence of an exit at which some of the looks stand, none on the edge."""
+def limits(bundle: Path) -> tuple[npt.NDArray[np.float32], float]:
+    """Return limits that some of the looks are beyond, and none at the edge of.
+
+    Returns:
+        Temperature, threshold and confidence of the exit, (3,), and the least score, of those that are near enough.
+    """
     recogniser = Classifier(bundle, threads=1)._loaded.recogniser
-    exit, spec = recogniser.head.exit, recogniser.backend.preprocess
+    head, exit, spec = recogniser.head, recogniser.head.exit, recogniser.backend.preprocess
     assert exit is not None
-    frames = np.stack([spec.centre(Image.fromarray(frame)) for frame in looks()])
-    features = recogniser.backend.prefix(frames).features
-    head = replace(exit.head, temperature=400.0)
-    sure, distances = (np.sort(v) for v in (head.base_posterior(features).max(1), head.distance(features)))
+    features = recogniser.backend.encode(np.stack([spec.centre(Image.fromarray(frame)) for frame in looks()])).features
+    prefix = features[:, : len(exit.head.discriminant.centre)]
+    early = replace(exit.head, temperature=400.0)
+    sure, distances = (np.sort(v) for v in (early.base_posterior(prefix).max(1), early.distance(prefix)))
     middle, high = len(sure) // 2, 4 * len(sure) // 5
-    return np.asarray([400, distances[high : high + 2].mean(), sure[middle : middle + 2].mean()], np.float32)
+    near = head.distance(features) <= head.threshold
+    best = np.sort(head.whole(head.discriminant.scores(features[near])).max(1))
+    fit = np.asarray([400, distances[high : high + 2].mean(), sure[middle : middle + 2].mean()], np.float32)
+    return fit, float(best[len(best) // 2 - 1 : len(best) // 2 + 1].mean())
 
 
 def looks() -> npt.NDArray[np.uint8]:

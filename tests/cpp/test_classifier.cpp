@@ -4,6 +4,7 @@
 #include <sys/inotify.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -226,6 +227,36 @@ TEST(Classifier, RefusesAnswersThatAreNoNumbers) {
     ASSERT_FALSE(classifier);
     EXPECT_EQ(classifier.error().code, Code::backend);
     EXPECT_NE(classifier.error().message().find("are no numbers"), std::string::npos) << classifier.error().message();
+}
+
+// Return what a manifest says of a key, as it is written.
+std::string said(const std::string& bundle, const std::string& key) {
+    const std::string text = test::read_text(bundle + "/manifest.json");
+    const std::size_t at = text.find("\"" + key + "\": ");
+    return text.substr(at, text.find_first_of(",\n", at) - at);
+}
+
+// Nothing is too far; a least score beyond single precision is one that all or none have.
+TEST(Classifier, CallsUnknownByTheLeastScoreAlone) {
+    EDGE_CL_NEEDS_ONNXRUNTIME();
+    const Frames frames{test::Golden("answers-shared")};
+    const std::size_t all = frames.all.size();
+    const auto count = [&](const std::string& bundle) {
+        std::vector<Prediction> found(all);
+        const Result<Classifier> classifier = Classifier::open(bundle, options_of("base"));
+        EXPECT_TRUE(classifier->predict(frames.all.data(), all, found.data()));
+        return static_cast<std::size_t>(
+            std::count_if(found.begin(), found.end(), [](const Prediction& p) { return p.unknown; }));
+    };
+    const test::Scratch scratch;
+    const std::string copy = scratch.bundle("bundle-shared");
+    change_manifest(copy, said(copy, "threshold"), "\"threshold\": null");
+    EXPECT_GT(count(copy), 0U);
+    EXPECT_LT(count(copy), all);
+    for (const auto& [least, unknown] : {std::pair{"null", std::size_t{0}}, {"-1e300", 0}, {"1e300", all}}) {
+        change_manifest(copy, said(copy, "least_score"), std::string("\"least_score\": ") + least);
+        EXPECT_EQ(count(copy), unknown) << least;
+    }
 }
 
 // Counts how often a file is opened.

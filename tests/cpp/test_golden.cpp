@@ -75,7 +75,8 @@ TEST(Head, AnswersAsPythonDoes) {
     const auto x = golden.get<float>("x"), own = golden.get<float>("own");
     const auto routed = golden.get<std::int64_t>("routed");
     const auto distances = golden.get<float>("distance");
-    std::vector<float> all_scores, all_posteriors, all_fused, offset(size), mass(2), local(2), room(2 * classes);
+    std::vector<float> all_scores, all_best, all_posteriors, all_fused;
+    std::vector<float> offset(size), mass(2), local(2), room(2 * classes);
     for (std::size_t i = 0; i < routed.size(); ++i) {
         std::vector<float> scores(classes);
         const float* row = x.data() + i * size;
@@ -84,14 +85,14 @@ TEST(Head, AnswersAsPythonDoes) {
         const float score = head.largest(scores.data());
         EXPECT_NEAR(head.distance(offset.data(), score), distances[i], 1e-4 * std::fabs(distances[i]) + 1e-4);
         head.threshold = distances[i] + 0.01F;
-        EXPECT_FALSE(head.is_unknown(offset.data(), score));
+        EXPECT_FALSE(head.is_far(offset.data(), score));
         head.threshold = distances[i] - 0.01F;
-        EXPECT_TRUE(head.is_unknown(offset.data(), score));
+        EXPECT_TRUE(head.is_far(offset.data(), score));
         head.threshold = std::numeric_limits<float>::infinity();
-        EXPECT_FALSE(head.is_unknown(offset.data(), score));
+        EXPECT_FALSE(head.is_far(offset.data(), score));
         head.threshold = -std::numeric_limits<float>::infinity();
-        EXPECT_TRUE(head.is_unknown(offset.data(), score));
-        head.posterior(scores.data(), room.data());
+        EXPECT_TRUE(head.is_far(offset.data(), score));
+        all_best.push_back(head.posterior(scores.data(), room.data()));
         all_posteriors.insert(all_posteriors.end(), scores.begin(), scores.end());
         const std::size_t task = head.route(scores.data(), mass.data());
         EXPECT_EQ(head.branches[task].is_asked(), routed[i] == 1);
@@ -103,11 +104,27 @@ TEST(Head, AnswersAsPythonDoes) {
         all_fused.insert(all_fused.end(), scores.begin(), scores.end());
     }
     expect_near(all_scores, golden.get<float>("scores"), 2e-5F);
+    expect_near(all_best, golden.get<float>("best"), 1e-4F);
     expect_near(all_posteriors, golden.get<float>("posterior"), 1e-6F);
     expect_near(all_fused, golden.get<float>("fused"), 1e-6F);
 }
 
-TEST(Head, CallsADistanceThatIsNoNumberUnknown) {
+// By hand: the second class has the best score by the discriminant, the first after what their covariances add.
+TEST(Head, GivesTheBestScoreBeforeTheTemperature) {
+    Head head;
+    head.names = {"a", "b"};
+    head.temperature = 4;
+    const float nothing = std::nanf("");
+    std::array<float, 2> scores{3, 5}, shifted{3, 5}, none{nothing, nothing};
+    std::array<float, 4> room{};
+    EXPECT_EQ(head.posterior(scores.data(), room.data()), 5);
+    head.quadratic = {{{0, 0, 0, 0}, {}, {}}, {1, 0}, {0, 3}};
+    EXPECT_EQ(head.posterior(shifted.data(), room.data()), 4);
+    EXPECT_GT(shifted[0], shifted[1]);
+    EXPECT_TRUE(std::isnan(head.posterior(none.data(), room.data())));
+}
+
+TEST(Head, CallsADistanceThatIsNoNumberFar) {
     Head head;
     head.basis.rows = {1, 0};
     head.gain = {-0.5F};
@@ -117,7 +134,7 @@ TEST(Head, CallsADistanceThatIsNoNumberUnknown) {
     struct Case {
         std::array<float, 2> offset;
         float score, threshold;
-        bool is_unknown;
+        bool is_far;
     };
     const Case cases[] = {
         {{1, 1}, 0, infinity, false},   {{1, 1}, 0, 9, false},       {{1, 1}, 0, -infinity, true},
@@ -126,7 +143,7 @@ TEST(Head, CallsADistanceThatIsNoNumberUnknown) {
     };
     for (const Case& c : cases) {
         head.threshold = c.threshold;
-        EXPECT_EQ(head.is_unknown(c.offset.data(), c.score), c.is_unknown) << &c - cases;
+        EXPECT_EQ(head.is_far(c.offset.data(), c.score), c.is_far) << &c - cases;
     }
 }
 

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "golden.hpp"
@@ -35,9 +36,10 @@ TEST(Manifest, ReadsWhatPythonWrites) {
         EXPECT_EQ(manifest->shape.features(), 64U);
         EXPECT_EQ(manifest->shape.prefix_features() + manifest->shape.suffix_features(), 64U);
         EXPECT_EQ(manifest->preprocess.image_size, 32);
-        EXPECT_EQ(manifest->preprocess.crop_fraction, 0.9);
+        EXPECT_EQ(manifest->preprocess.crop_fraction, 0.75);  // of the closer square
         EXPECT_EQ(manifest->temperature, 400.0);
         EXPECT_GT(manifest->threshold, 0);
+        EXPECT_TRUE(std::isfinite(manifest->least_score));
         EXPECT_TRUE(manifest->has("adapter/1"));
     }
 }
@@ -46,6 +48,22 @@ TEST(Manifest, TakesNoThresholdForNoLimit) {
     Json value = golden_manifest();
     value["threshold"] = nullptr;
     EXPECT_TRUE(std::isinf(parse_manifest(signed_text(value))->threshold));
+}
+
+// An absent one is that of a bundle of an earlier release.
+TEST(Manifest, TakesNoLeastScoreForNoLimit) {
+    Json value = golden_manifest();
+    value["least_score"] = -2.5;
+    EXPECT_EQ(parse_manifest(signed_text(value))->least_score, -2.5);
+    value["least_score"] = 3;
+    EXPECT_EQ(parse_manifest(signed_text(value))->least_score, 3);
+    value["least_score"] = nullptr;
+    constexpr double kNone = -std::numeric_limits<double>::infinity();
+    EXPECT_EQ(parse_manifest(signed_text(value))->least_score, kNone);
+    value.erase("least_score");
+    EXPECT_EQ(parse_manifest(signed_text(value))->least_score, kNone);
+    for (const char* name : {"bundle-earlier", "bundle-halves"})
+        EXPECT_EQ(read_manifest(test::golden(name))->least_score, kNone) << name;
 }
 
 TEST(Manifest, RefusesWhatCannotBe) {
@@ -85,6 +103,9 @@ TEST(Manifest, RefusesWhatCannotBe) {
         {[](Json& m) { m["temperature"] = 1e300; }, "temperature"},
         {[](Json& m) { m["temperature"] = "warm"; }, "temperature"},
         {[](Json& m) { m["threshold"] = "far"; }, "threshold"},
+        {[](Json& m) { m["least_score"] = "low"; }, "least_score"},
+        {[](Json& m) { m["least_score"] = {1, 2}; }, "least_score"},
+        {[](Json& m) { m["least_score"] = false; }, "least_score"},
         {[](Json& m) { m["files"] = 1; }, "no object"},
         {[](Json& m) { m["files"].erase("weights"); }, "it names no 'weights'"},
         {[](Json& m) { m = golden_manifest("merged"), m["files"].erase("merged/prefix"); }, "no 'merged/prefix'"},

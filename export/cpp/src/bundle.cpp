@@ -206,6 +206,7 @@ Result<Head> Bundle::head() const {
     Head head = std::move(*made);
     head.temperature = static_cast<float>(manifest_.temperature);
     head.threshold = static_cast<float>(manifest_.threshold);
+    head.least_score = static_cast<float>(manifest_.least_score);
     const std::vector<std::int64_t> tasks = manifest_.tasks();
     for (const BundleClass& known : manifest_.classes) {
         const auto place = std::lower_bound(tasks.begin(), tasks.end(), known.task);

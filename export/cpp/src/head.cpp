@@ -39,9 +39,11 @@ void Quadratic::add(float* scores, float* room) const {
     for (std::size_t c = 0; c < count; ++c) scores[c] += gain[c];
 }
 
-void Head::posterior(float* scores, float* room) const {
+float Head::posterior(float* scores, float* room) const {
     quadratic.add(scores, room);
+    const float best = largest(scores);
     softmax(scores, classes(), temperature);
+    return best;
 }
 
 void Head::prepare() {
@@ -62,7 +64,7 @@ float Head::distance(const float* offset, float score) const {
     return square / variance - 2 * score;
 }
 
-bool Head::is_unknown(const float* offset, float score) const {
+bool Head::is_far(const float* offset, float score) const {
     constexpr std::size_t kRows = 4;  // that are taken at once
     const std::size_t size = features();
     const float nearest = 2 * score;
@@ -86,7 +88,7 @@ bool Exit::answer(const float* prefix, float* offset, float* posterior, float* r
     head.discriminant.scores(prefix, head.features(), nullptr, offset, posterior);
     const float score = head.largest(posterior);
     head.posterior(posterior, room);
-    return head.largest(posterior) > confidence && !head.is_unknown(offset, score);
+    return head.largest(posterior) > confidence && !head.is_far(offset, score);
 }
 
 std::size_t Head::route(const float* posterior, float* mass) const {

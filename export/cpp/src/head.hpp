@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -55,6 +56,7 @@ struct Head {
     float variance = 1;             ///< of the precision's isotropic part
     float temperature = 1;
     float threshold = 0;            ///< squared distance above which a picture is unknown
+    float least_score = -std::numeric_limits<float>::infinity();  ///< of the best class, below which it is unknown too
     std::vector<std::string> names; ///< of the classes, by column
     std::vector<std::size_t> tasks; ///< by column: place of the class's task among `branches`
     std::vector<Branch> branches;   ///< one for every task, in the order of their numbers
@@ -66,17 +68,18 @@ struct Head {
     /// Compute what the unknown test needs of the gains.
     void prepare();
 
-    /// Turn the discriminant's scores into probabilities, in place. `room` is for two numbers a class.
-    void posterior(float* scores, float* room) const;
+    /// Turn the discriminant's scores into probabilities, in place, and return the best class's score with what its own
+    /// covariance adds. `room` is for two numbers a class.
+    float posterior(float* scores, float* room) const;
 
     /// Return the largest of the scores or probabilities of the classes.
     float largest(const float* values) const;
 
-    /// Whether a picture of offset x - centre and this largest score is too far from every class mean; `prepare` comes
-    /// first.
-    bool is_unknown(const float* offset, float score) const;
+    /// Whether a picture of offset x - centre and this largest of the discriminant's scores is too far from every class
+    /// mean; `prepare` comes first.
+    bool is_far(const float* offset, float score) const;
 
-    /// Return the squared Mahalanobis distance to the nearest class mean, all of it: `is_unknown` stops when it is sure.
+    /// Return the squared Mahalanobis distance to the nearest class mean, all of it: `is_far` stops when it is sure.
     float distance(const float* offset, float score) const;
 
     /// Whether a task branch should look at an answer of the base branch: at all of them, where there is no exit.

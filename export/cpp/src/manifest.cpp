@@ -176,8 +176,10 @@ Manifest read(std::string_view data) {
     const auto temperature = static_cast<float>(result.temperature);  // as the head divides by it
     if (!(temperature > 0 && std::isfinite(temperature)))
         throw Fault{"its temperature is not positive and finite in single precision"};
-    result.threshold =
-        member(value, "threshold").is_null() ? std::numeric_limits<double>::infinity() : number(value, "threshold");
+    constexpr double kEndless = std::numeric_limits<double>::infinity();
+    result.threshold = member(value, "threshold").is_null() ? kEndless : number(value, "threshold");
+    const bool has_least = value.contains("least_score") && !value.at("least_score").is_null();  // earlier ones: none
+    result.least_score = has_least ? number(value, "least_score") : -kEndless;
     result.files = read_files(member(value, "files"));
     check_files(result);
     return result;

@@ -60,7 +60,8 @@ struct Manifest {
     Preprocess preprocess;
     std::vector<BundleClass> classes;  ///< in the order of the head's rows
     double temperature = 1;
-    double threshold = 0;  ///< infinity: nothing is unknown
+    double threshold = 0;    ///< infinity: nothing is too far
+    double least_score = 0;  ///< minus infinity: nothing is too unlikely
     std::map<std::string, FileRef, std::less<>> files;  ///< by role
     std::string sha256;                                 ///< of the manifest's value
 

@@ -132,8 +132,9 @@ Status Recogniser::ask_base(Workspace& space, std::size_t count, const Deadline&
         float* posterior = space.posterior.data() + i * head_.classes();
         head_.discriminant.scores(space.pass->prefix_features() + i * prefix, prefix,
                                   space.pass->suffix_features() + j * suffix, space.offset.data(), posterior);
-        space.unknown[i] = head_.is_unknown(space.offset.data(), head_.largest(posterior));
-        head_.posterior(posterior, space.room.data());
+        const bool far = head_.is_far(space.offset.data(), head_.largest(posterior));
+        const float best = head_.posterior(posterior, space.room.data());
+        space.unknown[i] = far || !(best >= head_.least_score);  // what is no number is not likely either
         space.routes[j] = head_.is_unsure(posterior) ? head_.route(posterior, space.mass.data()) : kNoRoute;
     }
     return {};
