@@ -2,7 +2,8 @@
 
 Each probe helped to make its class mean and the covariance, so before it is scored it is taken out of both again,
 which has a closed form: the answer is the one the model would give had it never seen the picture. For the unknown
-test all are taken out at once: its few directions of the covariance lie too near to the pictures that made them.
+test all are taken out at once, and what their classes vary in: its few directions of the covariance lie too near to the
+pictures that made them, and pictures to come vary in other ways.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from edge_cl.statistics import Array, Indices, Statistics
 TEMPERATURES = 0.5 * 400 ** (np.arange(83) / 59)  # in steps of 11 %, to 2000
 SHRINKAGES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7)
 FEWEST_PROBES = 20  # that may choose the shrinkage
+CLASS_FOLDS = 4  # parts of the classes, each of which is measured by how the others vary
 KNOWN_QUANTILE = 0.99  # share of known pictures that the unknown threshold lets pass
 FEW_KNOWN = 100  # probes below which that quantile cannot be read off them
 LEAST_KNOWN = 0.95  # share that each of both tests lets pass at least, whatever negatives and temperature say
-MIDWAY = 1.25  # nats by which what is unknown is more probable midway between all classes than as one of them
+MIDWAY = 1.5  # nats by which what is unknown is more probable midway between all classes than as one of them
 EXIT_QUANTILE = 0.85  # share of known pictures that the exit's threshold lets pass: beyond it they only go on
 NEGATIVE_QUANTILE = 0.01  # share of negatives that may pass the exit's
 SOFT = 0.5  # mean probability of the right classes at which two squares are compared
@@ -87,19 +89,30 @@ def calibrated(model: Model) -> Model:
     return replace(model, temperature=temperature, threshold=threshold, least_score=least_score)
 
 
-def _distances(model: Model, statistics: Statistics, bits: int = WEIGHT_BITS) -> Array:
+def _distances(model: Model, statistics: Statistics, bits: int = WEIGHT_BITS, folds: int = CLASS_FOLDS) -> Array:
     """Return how far the probes are from what the model would know without any of them, (P,).
 
     Args:
         model: whose probes.
         statistics: the model's, or the prefix's.
         bits: of the weights of their head.
+        folds: parts of the classes, each of which is measured without what its pictures vary in (1: with it).
     """
     added, features = _features(model, statistics.means.shape[1])
     column = {c.id: i for i, c in enumerate(model.classes)}
     labels = np.asarray([column[int(c)] for p in model.probes.values() for c in p.classes], np.int64)
     pooled = np.concatenate([p.pooled for p in model.probes.values()])
-    return model.head_of(statistics.without_pictures(added, labels, pooled), bits).distance(features)
+    without = statistics.without_pictures(added, labels, pooled)
+    own = {int(c): rows for s in model.spreads.values() for c, rows in zip(s.classes, s.rows, strict=True)}
+    parts, distances = min(folds, len(model.classes)), np.empty(len(labels), np.float32)
+    for part in range(parts):
+        scatter, judged = without.scatter, labels % parts == part
+        if parts > 1 and (taken := [own[c.id] for c in model.classes[part::parts] if c.id in own]):
+            rows = np.concatenate(taken)[:, : features.shape[1]].astype(np.float32)
+            scatter = scatter.without(rows, count=int(without.counts[part::parts].sum()))
+        head = model.head_of(replace(without, scatter=scatter), bits)
+        distances[judged] = head.distance(features[judged])
+    return distances
 
 
 def _features(model: Model, width: int) -> tuple[Array, Array]:
@@ -182,7 +195,7 @@ def with_exit(model: Model, width: int) -> Model:
     answers = _score(model, model.head(), model.statistics).scores.argmax(1)
     statistics = model.statistics.of_first(width)
     head = model.head_of(statistics, EXIT_BITS)
-    scored, distances = _score(model, head, statistics), _distances(model, statistics, EXIT_BITS)
+    scored, distances = _score(model, head, statistics), _distances(model, statistics, EXIT_BITS, folds=1)
     temperature = _temperature(head, statistics, scored)
     threshold = float(np.quantile(distances, EXIT_QUANTILE))
     negative, _ = _of_negatives(model, head)
@@ -387,7 +400,7 @@ def _answers(model: Model, head: Head, scored: _Scored) -> Indices:
             posterior[rows[own]] = head.fuse(posterior[rows[own]], task, probes.scores[own])
     if head.exit is not None:
         early = _score(model, head.exit.head, model.exit_statistics)
-        answers, stands = head.exit.judge(early.scores, _distances(model, model.exit_statistics, EXIT_BITS))
+        answers, stands = head.exit.judge(early.scores, _distances(model, model.exit_statistics, EXIT_BITS, folds=1))
         posterior[stands] = answers[stands]
     return np.asarray(posterior.argmax(1), np.int64)
 

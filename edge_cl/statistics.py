@@ -21,6 +21,7 @@ Indices = npt.NDArray[np.int64]
 ROWS_AT_ONCE, ROWS_BYTES = 256, 9 << 20  # most feature rows that are folded into a scatter at once, but 64 always
 COLUMNS_AT_ONCE = 512  # of feature rows that are turned to new directions
 LEAST = 1e-5  # of the largest energy: what is smaller is not told from rounding
+TURNED = 256  # strongest directions of a scatter that rows are taken out of
 MOST_HELD = 0.99  # share of its spread along itself that one of many pictures is taken to bring into a covariance
 
 
@@ -81,18 +82,19 @@ class Scatter:
         return Scatter(part.basis, part.energy, part.rest + self.rest * width / self.basis.shape[1], self.count)
 
     def without(self, deviations: Array, *, count: int) -> Scatter:
-        """Return the scatter without some rows of deviations that went into it, as far as it still holds them.
+        """Return the scatter without rows of deviations that went into it, as far as its first directions hold them.
 
         Args:
             deviations: (n, F).
             count: how many pictures they stand for.
         """
-        along = deviations @ self.basis.T
-        values, vectors = np.linalg.eigh(np.diag(self.energy) - along.T @ along)
+        first, others = np.split(self.basis, [TURNED])
+        along = deviations @ first.T
+        values, vectors = np.linalg.eigh(np.diag(self.energy[:TURNED]) - along.T @ along)
         keep = np.flatnonzero(values > self.energy.max(initial=0.0) * LEAST)[::-1]
-        beside = float((deviations**2).sum(dtype=np.float64) - (along**2).sum(dtype=np.float64))
-        basis = np.ascontiguousarray(vectors[:, keep].T) @ self.basis
-        return Scatter(basis, values[keep], max(self.rest - beside, 0.0), self.count - count)
+        basis = np.concatenate((vectors[:, keep].T @ first, others))
+        energy = np.concatenate((values[keep], self.energy[TURNED:]))
+        return Scatter(basis, energy, self.rest, max(self.count - count, 1))
 
     def add(self, deviations: Iterable[Array], *, count: int, rank: int = 1024, rows: int | None = None) -> Scatter:
         """Return the scatter with further rows of deviations from their class means.

@@ -11,6 +11,7 @@ from scipy import stats
 from edge_cl import assessment
 from edge_cl.architecture import BackboneSpec
 from edge_cl.assessment import (
+    CLASS_FOLDS,
     EXIT_CONFIDENCES,
     FEWEST_PROBES,
     MEANS_CONFIDENCE,
@@ -19,6 +20,7 @@ from edge_cl.assessment import (
     SHRINKAGES,
     TEMPERATURES,
     Assessment,
+    _distances,
     _least_score,
     _score,
     _unknown_threshold,
@@ -119,6 +121,30 @@ def distances_without(
     offsets = (held[0] if seen is None else seen)[probe] - means
     result: np.ndarray = np.einsum("cf,fg,cg->c", offsets, np.linalg.inv(shrunk), offsets)
     return result
+
+
+def test_for_the_unknown_test_classes_vary_as_the_others_do() -> None:
+    """What a class's own pictures vary in is taken out: pictures to come vary in other ways."""
+    train, held = pictures(20), pictures(5, seed=1)
+    stretch = np.where(train[1] % 2 == 0, 4.0, 1.0)[:, None]  # every second class varies more than the others
+    means = np.stack([train[0][train[1] == c].mean(0) for c in range(4)])
+    wide = half(means[train[1]] + stretch * (train[0] - means[train[1]])), train[1]
+    whole = model(wide, held)
+    rows = {task: np.flatnonzero(TASKS[wide[1]] == task) for task in (0, 1)}
+    spreads = {t: Spread.empty(WIDTH).add(wide[0][None, i], IDS[wide[1][i]]) for t, i in rows.items()}
+    taught = replace(whole, spreads=spreads, unknown_rank=64)
+    apart, together = _distances(taught, taught.statistics, folds=2), _distances(taught, taught.statistics, folds=1)
+    for part in (0, 1):
+        others = wide[1] % 2 != part
+        alone = Statistics.empty(WIDTH).add(*wide)
+        alone = replace(alone, scatter=Statistics.empty(WIDTH).add(wide[0][others], wide[1][others] // 2).scatter)
+        judged = held[1] % 2 == part
+        expected = replace(taught, statistics=alone).head().distance(held[0])[judged]
+        np.testing.assert_allclose(apart[judged], expected, rtol=0.02)
+    of_wide = held[1] % 2 == 0
+    assert np.median(apart[of_wide]) > 3 * np.median(together[of_wide])
+    distances = _distances(taught, taught.statistics, folds=CLASS_FOLDS)
+    assert calibrated(taught).threshold == pytest.approx(np.quantile(distances, 0.99), rel=1e-3)
 
 
 def test_probes_of_earlier_releases_were_in_the_means_alone() -> None:

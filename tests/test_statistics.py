@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from edge_cl import statistics as statistics_module
 from edge_cl.head import Discriminant, precision_of
 from edge_cl.statistics import MOST_HELD, ROWS_AT_ONCE, Array, Indices, Precision, Scatter, Statistics
 
@@ -242,11 +243,24 @@ def test_without_pictures_are_the_statistics_that_never_saw_them(rank: int) -> N
     np.testing.assert_allclose(found.means, without.means, atol=1e-5)
     np.testing.assert_array_equal(found.counts, without.counts)
     assert found.scatter.count == without.scatter.count
-    assert found.scatter.trace == pytest.approx(without.scatter.trace, rel=1e-4)
+    assert found.scatter.trace == pytest.approx(without.scatter.trace, rel=1e-4 if rank > 40 else 5e-3)
     wanted = Precision.of(without.scatter, shrinkage=0.2).square(rows[out])
     near = Precision.of(found.scatter, shrinkage=0.2).square(rows[out])
     np.testing.assert_allclose(near, wanted, rtol=1e-3 if rank > 40 else 0.25)
     assert whole.without_pictures(rows[:0], labels[:0], np.zeros(0, bool)).scatter is whole.scatter
+
+
+def test_rows_are_taken_out_of_the_strongest_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics_module, "TURNED", 4)
+    scales = np.float32([9, 8, 7, 6, 1, 0.9, 0.8, 0.7])
+    rows = scales * np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
+    whole = Scatter.empty(8).add([rows], count=400)
+    found = whole.without(rows[:100], count=100)
+    wanted = Scatter.empty(8).add([rows[100:]], count=300)
+    assert found.count == 300
+    np.testing.assert_allclose(np.sort(found.energy)[-4:], np.sort(wanted.energy)[-4:], rtol=0.02)
+    np.testing.assert_array_equal(found.energy[4:], whole.energy[4:])
+    np.testing.assert_allclose(found.basis @ found.basis.T, np.eye(8), atol=1e-5)
 
 
 def test_pictures_that_are_in_the_means_alone_leave_the_scatter_alone() -> None:
