@@ -98,7 +98,8 @@ def _distances(model: Model, statistics: Statistics, bits: int = WEIGHT_BITS, fo
         bits: of the weights of their head.
         folds: parts of the classes, each of which is measured without what its pictures vary in (1: with it).
     """
-    added, features = _features(model, statistics.means.shape[1])
+    width = statistics.means.shape[1]
+    added, features = _features(model, width)
     column = {c.id: i for i, c in enumerate(model.classes)}
     labels = np.asarray([column[int(c)] for p in model.probes.values() for c in p.classes], np.int64)
     pooled = np.concatenate([p.pooled for p in model.probes.values()])
@@ -107,9 +108,10 @@ def _distances(model: Model, statistics: Statistics, bits: int = WEIGHT_BITS, fo
     parts, distances = min(folds, len(model.classes)), np.empty(len(labels), np.float32)
     for part in range(parts):
         scatter, judged = without.scatter, labels % parts == part
-        if parts > 1 and (taken := [own[c.id] for c in model.classes[part::parts] if c.id in own]):
-            rows = np.concatenate(taken)[:, : features.shape[1]].astype(np.float32)
-            scatter = scatter.without(rows, count=int(without.counts[part::parts].sum()))
+        told = [i for i in range(part, len(model.classes), parts) if model.classes[i].id in own]
+        if parts > 1 and told:
+            rows = (own[model.classes[i].id][:, :width].astype(np.float32) for i in told)
+            scatter = scatter.without(rows, count=int(without.counts[told].sum()))
         head = model.head_of(replace(without, scatter=scatter), bits)
         distances[judged] = head.distance(features[judged])
     return distances

@@ -81,16 +81,19 @@ class Scatter:
         part = Scatter.empty(width)._with_rows([rows], len(rows), max(len(rows), 1))
         return Scatter(part.basis, part.energy, part.rest + self.rest * width / self.basis.shape[1], self.count)
 
-    def without(self, deviations: Array, *, count: int) -> Scatter:
+    def without(self, deviations: Iterable[Array], *, count: int) -> Scatter:
         """Return the scatter without rows of deviations that went into it, as far as its first directions hold them.
 
         Args:
-            deviations: (n, F).
+            deviations: blocks of rows, (n, F) each.
             count: how many pictures they stand for.
         """
         first, others = np.split(self.basis, [TURNED])
-        along = deviations @ first.T
-        values, vectors = np.linalg.eigh(np.diag(self.energy[:TURNED]) - along.T @ along)
+        left = np.diag(self.energy[:TURNED])
+        for block in deviations:
+            along = block @ first.T
+            left -= along.T @ along
+        values, vectors = np.linalg.eigh(left)
         keep = np.flatnonzero(values > self.energy.max(initial=0.0) * LEAST)[::-1]
         basis = np.concatenate((vectors[:, keep].T @ first, others))
         energy = np.concatenate((values[keep], self.energy[TURNED:]))
@@ -353,7 +356,7 @@ class Statistics:
                 taken += k
         if not gone:
             return Statistics(means, counts, self.scatter)
-        return Statistics(means, counts, self.scatter.without(np.concatenate(gone), count=taken))
+        return Statistics(means, counts, self.scatter.without(gone, count=taken))
 
     def to_numpy(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the tensors as they are stored."""

@@ -255,7 +255,7 @@ def test_rows_are_taken_out_of_the_strongest_directions(monkeypatch: pytest.Monk
     scales = np.float32([9, 8, 7, 6, 1, 0.9, 0.8, 0.7])
     rows = scales * np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
     whole = Scatter.empty(8).add([rows], count=400)
-    found = whole.without(rows[:100], count=100)
+    found = whole.without([rows[:40], rows[40:100]], count=100)
     wanted = Scatter.empty(8).add([rows[100:]], count=300)
     assert found.count == 300
     np.testing.assert_allclose(np.sort(found.energy)[-4:], np.sort(wanted.energy)[-4:], rtol=0.02)
