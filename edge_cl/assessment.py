@@ -104,14 +104,14 @@ def _distances(model: Model, statistics: Statistics, bits: int = WEIGHT_BITS, fo
     labels = np.asarray([column[int(c)] for p in model.probes.values() for c in p.classes], np.int64)
     pooled = np.concatenate([p.pooled for p in model.probes.values()])
     without = statistics.without_pictures(added, labels, pooled)
-    own = {int(c): rows for s in model.spreads.values() for c, rows in zip(s.classes, s.rows, strict=True)}
     parts, distances = min(folds, len(model.classes)), np.empty(len(labels), np.float32)
+    kept = [own for s in model.spreads.values() for own in zip(s.classes, s.counts, s.rows, strict=True)]
     for part in range(parts):
         scatter, judged = without.scatter, labels % parts == part
-        told = [i for i in range(part, len(model.classes), parts) if model.classes[i].id in own]
+        told = [(int(n), rows[:, :width]) for c, n, rows in kept if column[int(c)] % parts == part]
         if parts > 1 and told:
-            rows = (own[model.classes[i].id][:, :width].astype(np.float32) for i in told)
-            scatter = scatter.without(rows, count=int(without.counts[told].sum()))
+            blocks = (rows.astype(np.float32) for _, rows in told)
+            scatter = scatter.without(blocks, count=sum(n for n, _ in told))
         head = model.head_of(replace(without, scatter=scatter), bits)
         distances[judged] = head.distance(features[judged])
     return distances

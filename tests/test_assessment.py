@@ -147,6 +147,18 @@ def test_for_the_unknown_test_classes_vary_as_the_others_do() -> None:
     assert calibrated(taught).threshold == pytest.approx(np.quantile(distances, 0.99), rel=1e-3)
 
 
+def test_only_the_pictures_that_a_class_s_own_directions_are_of_are_taken_out() -> None:
+    """Of classes of earlier releases that got more pictures, the directions are of these alone."""
+    train, held = pictures(40), pictures(3, seed=1)
+    spreads = {}
+    for task in (0, 1):
+        rows = np.concatenate([np.flatnonzero(train[1] == c)[:2] for c in range(4) if TASKS[c] == task])
+        spreads[task] = Spread.empty(WIDTH).add(train[0][None, rows], IDS[train[1][rows]])
+    taught = replace(model(train, held), spreads=spreads)
+    together, apart = (_distances(taught, taught.statistics, folds=n) for n in (1, 2))
+    np.testing.assert_allclose(apart, together, rtol=0.2)
+
+
 def test_probes_of_earlier_releases_were_in_the_means_alone() -> None:
     """They are taken out of nothing else."""
     train, held = pictures(20), pictures(3, seed=1)
