@@ -178,8 +178,8 @@ class Head:
         branches: by task.
         temperature: divides the scores before the softmax.
         threshold: `distance` above which a picture is unknown.
-        least_score: `whole` score of the best class below which it is unknown too. What is as far from all classes as
-            the mean of their means has a score of 0.
+        least_score: `whole` score of the best class below which it is unknown too. A picture that is no nearer to a
+            class than to the mean of the class means has a score of 0 there, or less.
         routed: k, how many task branches a picture may be sent to.
         exit: what answers before the suffix, or None.
         quadratic: what the discriminant's scores gain by the classes' own covariances, or None.

@@ -22,7 +22,7 @@ class Prediction:
     Attributes:
         label: name of the most probable class.
         confidence: its probability, 0-1.
-        unknown: whether the picture is too far from every known class for the label to be trusted.
+        unknown: whether the picture is too unlike every known class for the label to be trusted.
         top: the most probable classes and their probabilities, best first.
     """
 

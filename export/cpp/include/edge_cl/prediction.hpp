@@ -17,7 +17,7 @@ struct Candidate {
 struct Prediction {
     std::string label;          ///< name of the most probable class
     float confidence = 0;       ///< its probability, 0-1
-    bool unknown = false;       ///< too far from every known class for the label to be trusted
+    bool unknown = false;       ///< too unlike every known class for the label to be trusted
     std::vector<Candidate> top; ///< the most probable classes, best first
     std::int64_t version = 0;   ///< the store's version that answered
 };
