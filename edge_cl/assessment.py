@@ -111,7 +111,9 @@ def _distances(model: Model, statistics: Statistics, bits: int = WEIGHT_BITS, fo
         told = [(int(n), rows[:, :width]) for c, n, rows in kept if column[int(c)] % parts == part]
         if parts > 1 and told:
             blocks = (rows.astype(np.float32) for _, rows in told)
-            scatter = scatter.without(blocks, count=sum(n for n, _ in told))
+            # What else these vary in stays: it must not be taken for that of the few pictures of the others.
+            count = min(sum(n for n, _ in told), without.scatter.count // 2)
+            scatter = scatter.without(blocks, count=count)
         head = model.head_of(replace(without, scatter=scatter), bits)
         distances[judged] = head.distance(features[judged])
     return distances

@@ -39,7 +39,7 @@ from edge_cl.config import LearnConfig
 from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, Exit, Head, softmax
 from edge_cl.model import ExitFit, KnownClass, Model, Probes
 from edge_cl.preprocess import Preprocess
-from edge_cl.spread import Spread
+from edge_cl.spread import KEPT, Spread
 from edge_cl.statistics import Array, Indices, Precision, Statistics
 
 WIDTH = 6
@@ -157,6 +157,21 @@ def test_only_the_pictures_that_a_class_s_own_directions_are_of_are_taken_out() 
     taught = replace(model(train, held), spreads=spreads)
     together, apart = (_distances(taught, taught.statistics, folds=n) for n in (1, 2))
     np.testing.assert_allclose(apart, together, rtol=0.2)
+
+
+def test_a_class_of_most_pictures_leaves_its_rest_to_as_many() -> None:
+    """Counted as that of the few pictures of the others, it made every known picture look unknown."""
+    some = np.concatenate([np.arange(60), [60, 120, 180]])  # sixty of one class, one of each other
+    train, held = pictures(60), pictures(5, seed=1)
+    features, labels = train[0][some], train[1][some]
+    whole = model((features, labels), held)
+    rows = {task: np.flatnonzero(TASKS[labels] == task) for task in (0, 1)}
+    spreads = {t: Spread.empty(WIDTH).add(features[None, i], IDS[labels[i]]) for t, i in rows.items()}
+    strongest = (np.arange(KEPT) < 1)[:, None]
+    found = replace(whole, spreads={t: replace(s, rows=s.rows * strongest) for t, s in spreads.items()})
+    of_most = held[1] == 0
+    apart, together = (_distances(found, found.statistics, folds=folds)[of_most] for folds in (CLASS_FOLDS, 1))
+    assert np.median(apart) > 0.7 * np.median(together)
 
 
 def test_probes_of_earlier_releases_were_in_the_means_alone() -> None:
