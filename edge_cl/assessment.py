@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_cl.calibration import calibration_error
 from edge_cl.head import EXIT_BITS, UNKNOWN_RANK, WEIGHT_BITS, Branch, Exit, Head, precision_of, softmax
@@ -98,22 +99,21 @@ def _distances(model: Model, statistics: Statistics, bits: int = WEIGHT_BITS, fo
         bits: of the weights of their head.
         folds: parts of the classes, each of which is measured without what its pictures vary in (1: with it).
     """
-    width = statistics.means.shape[1]
-    added, features = _features(model, width)
+    added, features = _features(model, statistics.means.shape[1])
     column = {c.id: i for i, c in enumerate(model.classes)}
     labels = np.asarray([column[int(c)] for p in model.probes.values() for c in p.classes], np.int64)
     pooled = np.concatenate([p.pooled for p in model.probes.values()])
     without = statistics.without_pictures(added, labels, pooled)
-    parts, distances = min(folds, len(model.classes)), np.empty(len(labels), np.float32)
+    parts = min(folds, len(model.classes)) if model.spreads else 1
+    distances = np.empty(len(labels), np.float32)
     kept = [own for s in model.spreads.values() for own in zip(s.classes, s.counts, s.rows, strict=True)]
     for part in range(parts):
         scatter, judged = without.scatter, labels % parts == part
-        told = [(int(n), rows[:, :width]) for c, n, rows in kept if column[int(c)] % parts == part]
-        if parts > 1 and told:
-            blocks = (rows.astype(np.float32) for _, rows in told)
+        if parts > 1:
+            told = [(int(n), rows) for c, n, rows in kept if column[int(c)] % parts == part]
             # What else these vary in stays: it must not be taken for that of the few pictures of the others.
-            count = min(sum(n for n, _ in told), without.scatter.count // 2)
-            scatter = scatter.without(blocks, count=count)
+            count = min(sum(n for n, _ in told), scatter.count // 2)
+            scatter = scatter.without((rows.astype(np.float32) for _, rows in told), count=count)
         head = model.head_of(replace(without, scatter=scatter), bits)
         distances[judged] = head.distance(features[judged])
     return distances
@@ -326,7 +326,7 @@ def assess(model: Model) -> Assessment:
         return Assessment(0, {}, {}, ())
     head = model.head()
     scored = _score(model, head, model.statistics)
-    answers = _answers(model, head, scored)
+    answers = _answers(model, head, scored, _early(model, head))
     right = answers == scored.targets
     ids = head.classes[scored.targets]
     wrong = list(zip(ids[~right], head.classes[answers[~right]], strict=True))
@@ -393,7 +393,16 @@ def _score(model: Model, head: Head, statistics: Statistics) -> _Scored:
     return _Scored(tasks, targets, head.whole(scores))
 
 
-def _answers(model: Model, head: Head, scored: _Scored) -> Indices:
+def _early(model: Model, head: Head) -> tuple[Array, npt.NDArray[np.bool_]] | None:
+    """Return the exit's class probabilities of the probes (P, C), and which stand (P,); None where there is no exit."""
+    if head.exit is None:
+        return None
+    statistics = model.exit_statistics
+    scores = _score(model, head.exit.head, statistics).scores
+    return head.exit.judge(scores, _distances(model, statistics, EXIT_BITS, folds=1))
+
+
+def _answers(model: Model, head: Head, scored: _Scored, early: tuple[Array, npt.NDArray[np.bool_]] | None) -> Indices:
     """Return the columns answered; a probe routed to another task's branch keeps the base answer."""
     posterior = softmax(scored.scores / np.float32(head.temperature))
     routes, unsure = head.route(posterior), set(head.unsure(posterior).tolist())
@@ -402,9 +411,8 @@ def _answers(model: Model, head: Head, scored: _Scored) -> Indices:
         own = [i for i, row in enumerate(rows) if row in unsure and task in routes[row]]
         if own:
             posterior[rows[own]] = head.fuse(posterior[rows[own]], task, probes.scores[own])
-    if head.exit is not None:
-        early = _score(model, head.exit.head, model.exit_statistics)
-        answers, stands = head.exit.judge(early.scores, _distances(model, model.exit_statistics, EXIT_BITS, folds=1))
+    if early is not None:
+        answers, stands = early
         posterior[stands] = answers[stands]
     return np.asarray(posterior.argmax(1), np.int64)
 
@@ -418,12 +426,12 @@ def weigh_branch(model: Model, branch: Branch, task: int, share: float) -> float
     if task not in model.probes or share == 0 or len(branch.classes) < 2:
         return 0.0
     head = model.head()
-    scored = _score(model, head, model.statistics)
+    scored, early = _score(model, head, model.statistics), _early(model, head)
     own = scored.tasks == task
 
     def right(weight: float) -> Array:
         trial = replace(head, branches={**head.branches, task: replace(branch, weight=weight)})
-        result: Array = (_answers(model, trial, scored) == scored.targets)[own].astype(np.float32)
+        result: Array = (_answers(model, trial, scored, early) == scored.targets)[own].astype(np.float32)
         return result
 
     gain = right(share) - right(0.0)

@@ -222,15 +222,15 @@ def test_left_out_is_the_inverse_without_the_picture(classes: int, each: int, wi
         assert deviation @ inverse @ deviation > precision.square(deviation[None].astype(np.float32))[0]
         expected = x[i] @ inverse @ means.T - 0.5 * np.einsum("cf,fg,cg->c", means, inverse, means)
         whole = precision.apply(means) @ x[i] - 0.5 * precision.square(means)
-        scale = np.abs(expected).max()
-        np.testing.assert_allclose(whole + out.scores(x, means)[i], expected, rtol=2e-3, atol=2e-3 * max(scale / 10, 1))
+        np.testing.assert_allclose(whole + out.scores(x, means)[i], expected, rtol=2e-3, atol=2e-3)
 
 
 def test_a_picture_left_out_never_leaves_nothing() -> None:
     """Where rounding or a dropped direction would make it more than all there is, the gain stays finite."""
     precision = Precision(np.float32([[1, 0]]), np.float32([-0.5]), 1.0)
     out = precision.left_out(np.float32([[2, 0], [100, 0]]), 1.0)
-    np.testing.assert_allclose(out.gain, [1 / (1 - MOST_HELD), 1 + 100**2], rtol=1e-2)
+    np.testing.assert_allclose(out.gain[:1], [1 / (1 - MOST_HELD)], rtol=1e-5)
+    np.testing.assert_allclose(out.gain[1:], [1 + 100**2], rtol=1e-3)
 
 
 @pytest.mark.parametrize("rank", [1024, 30])
