@@ -101,7 +101,7 @@ def learn(
     ] = DEFAULTS.shared_update,
     max_forgetting: Annotated[
         float | None,
-        typer.Option("--max-forgetting", metavar="POINTS", help="Most that old classes may lose."),
+        typer.Option("--max-forgetting", metavar="POINTS", help="Most points of accuracy that old classes may lose."),
     ] = None,
     time_budget: Annotated[
         float | None,
