@@ -97,14 +97,11 @@ class LearnReport:
             "",
             *self._matrix(),
             "",
-            "## Weakest classes",
-            "",
-            *(f"- {name}: {percent(value)}" for name, value in weakest(self.class_accuracy, 8)),
-            "",
-            "## Most frequent mistakes",
-            "",
-            *(f"- {c['class']} taken for {c['taken_for']}: {c['count']}" for c in self.confusions[:8]),
-            "",
+            *_section("Weakest classes", [f"{n}: {percent(value)}" for n, value in weakest(self.class_accuracy, 8)]),
+            *_section(
+                "Most frequent mistakes",
+                [f"{c['class']} taken for {c['taken_for']}: {c['count']}" for c in self.confusions[:8]],
+            ),
             "## Cost",
             "",
             "| stage | seconds |",
@@ -197,6 +194,11 @@ class LearnReport:
             warnings.simplefilter("ignore")  # a glyph that the font lacks is drawn as a box
             figure.savefig(buffer, format="png")
         return buffer.getvalue()
+
+
+def _section(title: str, items: Sequence[str]) -> list[str]:
+    """Write a list under its heading; nothing where it is empty."""
+    return [f"## {title}", "", *(f"- {item}" for item in items), ""] if items else []
 
 
 def percent(value: float | None, none: str = "not measured") -> str:

@@ -25,6 +25,7 @@ from edge_cl.decoded import decode
 from edge_cl.errors import EdgeClError, FolderError, StoreError, UsageError
 from edge_cl.pictures import read_folder
 from edge_cl.plan import work_of
+from edge_cl.report import LearnReport
 from edge_cl.runtime import Classifier
 from edge_cl.version import Version
 
@@ -286,6 +287,15 @@ def test_negative_seed_works_or_is_refused_as_bad_usage(taught: Learner, tmp_pat
     except UsageError:
         return
     learner.learn(pictures, config)
+
+
+def test_a_report_has_no_heading_with_nothing_below_it(learner: Learner) -> None:
+    saved: Any = learner.store.read_json(learner.store.head, "metrics.json")
+    mistaken = {"class": "mug", "taken_for": "cup", "count": 2}
+    good = LearnReport(**{**saved, "class_accuracy": {"mug": 1.0}, "confusions": []}).to_markdown()
+    bad = LearnReport(**{**saved, "class_accuracy": {"mug": 0.5}, "confusions": [mistaken]}).to_markdown()
+    assert "Weakest" not in good and "mistakes" not in good
+    assert "## Weakest classes\n\n- mug: 50.0 %\n\n## Most frequent mistakes\n\n- mug taken for cup: 2\n\n##" in bad
 
 
 def test_report_lies_in_the_version(learner: Learner, tmp_path: Path) -> None:
