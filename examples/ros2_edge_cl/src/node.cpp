@@ -1,5 +1,5 @@
 // A ROS 2 node: `image` in, `classification` out; `~/reload` takes the bundle's present version over, `~/learn` teaches
-// the folder named by the parameter `new_classes`, and takes that over when it has been learned.
+// what is new in the folder named by the parameter `new_classes`, and takes that over when it has been learned.
 //
 // Parameters: bundle (required), store and new_classes (for ~/learn), backend, timeout_ms.
 #include <chrono>
@@ -92,8 +92,8 @@ private:
         } else if (folder.empty() || store.empty()) {
             response->message = "Set the parameters store and new_classes.";
         } else {
-            learning_.emplace("exec edge-cl learn --new-classes " + quoted(folder) + " --store " + quoted(store) +
-                              " --export " + quoted(get_parameter("bundle").as_string()));
+            learning_.emplace("exec edge-cl learn --update --new-classes " + quoted(folder) + " --store " +
+                              quoted(store) + " --export " + quoted(get_parameter("bundle").as_string()));
             response->success = learning_->start();
             response->message = response->success ? "learning " + folder : "edge-cl could not be started";
         }
