@@ -50,8 +50,8 @@ class Assessment:
         confusions: (class id, taken for class id, count), most frequent first.
         calibration: expected calibration error of the base branch at temperature 1, and at the model's; None where
             nothing was held out.
-        false_rejects: share of the probes that the unknown test rejects, likewise.
-        false_accepts: share of the negatives that it accepts; None where there are none.
+        false_rejects: share of the probes that are answered as unknown, likewise; what the exit answers is not.
+        false_accepts: share of the negatives that are not; None where there are none.
     """
 
     pictures: int
@@ -326,13 +326,18 @@ def assess(model: Model) -> Assessment:
         return Assessment(0, {}, {}, ())
     head = model.head()
     scored = _score(model, head, model.statistics)
-    answers = _answers(model, head, scored, _early(model, head))
+    early = _early(model, head)
+    answers = _answers(model, head, scored, early)
     right = answers == scored.targets
     ids = head.classes[scored.targets]
     wrong = list(zip(ids[~right], head.classes[answers[~right]], strict=True))
     pairs = {pair: wrong.count(pair) for pair in wrong}
     rejected = head.unknown(_distances(model, model.statistics), scored.scores.max(1))
     strange = head.unknown(*_of_negatives(model, head))
+    if head.exit is not None and early is not None:  # what the exit answers is known
+        rejected &= ~early[1]
+        if len(strange):
+            strange &= ~head.exit.answers(model.seen_negatives.astype(np.float32))[1]
     return Assessment(
         pictures=len(right),
         per_class={int(c): float(right[ids == c].mean()) for c in np.unique(ids)},

@@ -40,7 +40,7 @@ class LearnReport:
         calibration: {temperature, error_before, error_after}: of the base branch's confidence on hold-out pictures; the
             errors are expected calibration errors at temperature 1 and at the one fitted, None where none was held out.
         unknown: {threshold, least_score, false_rejects, false_accepts}: see `Head`; share of the hold-out pictures that
-            the unknown test rejects, and of the negatives that it accepts; None where there are none.
+            are answered as unknown, and of the negatives that are not; None where there are none.
         learned_before: pictures of the folder that were passed over, as their class was learned from them before.
         export: what bringing a bundle up to date did (see `Learner.export`), with its path; None where none was asked.
     """

@@ -546,6 +546,20 @@ def test_hold_out_answers_take_the_exit(monkeypatch: pytest.MonkeyPatch) -> None
     assert sum(assess(found).per_class.values()) < len(IDS)
 
 
+def test_what_the_exit_answers_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    far = half(np.random.default_rng(8).normal(size=(30, WIDTH)) * 5).astype(np.float16)
+    found = with_exit(calibrated(replace(clear(), negatives=far)), WIDTH // 2)
+    judge = Exit.judge
+
+    def odd_ones(self: Exit, scores: Array, distances: Array) -> tuple[Array, np.ndarray]:
+        return judge(self, scores, distances)[0], np.arange(len(scores)) % 2 == 1
+
+    monkeypatch.setattr(Exit, "judge", odd_ones)
+    nothing_passes, all_passes = replace(found, threshold=-1.0), replace(found, threshold=float("inf"))
+    assert (assess(nothing_passes).false_rejects, assess(nothing_passes).false_accepts) == (0.5, 0.5)
+    assert (assess(replace(nothing_passes, exit=None)).false_rejects, assess(all_passes).false_rejects) == (1, 0)
+
+
 def test_negatives_tighten_the_unknown_test_but_not_without_bounds() -> None:
     known = np.linspace(0, 1, 101).astype(np.float32)
     nothing = np.zeros(0, np.float32)
