@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -100,18 +101,26 @@ def log(
 
 
 def _show_saved_report(learner: Any, as_json: bool) -> None:
+    from edge_cl.report import LearnReport, with_names
+
     store, head = learner.store, learner.store.head
     if "report.md" not in head.objects:
         raise EdgeClError(
             f"Version {head.number} is no learn: it has no report.", mend="edge-cl log lists the versions."
         )
+    saved = store.read_json(head, "metrics.json")
+    report = with_names(saved, [c["name"] for c in learner.classes()])
     value = {
-        **store.read_json(head, "metrics.json"),
+        **report,
         "files": {name: str(store.object_path(head, name)) for name in ("report.md", "metrics.json", "plot.png")},
     }
 
     def show() -> None:
-        answers.print(store.read_bytes(head, "report.md").decode(), markup=False)
+        page = store.read_bytes(head, "report.md").decode()
+        if report != saved:
+            with suppress(TypeError, KeyError):  # the report of an earlier release, which lacks fields
+                page = LearnReport(**report).to_markdown()
+        answers.print(page, markup=False)
         say(f"Plot: {value['files']['plot.png']}")
 
     emit(as_json, value, show)

@@ -201,6 +201,28 @@ def _section(title: str, items: Sequence[str]) -> list[str]:
     return [f"## {title}", "", *(f"- {item}" for item in items), ""] if items else []
 
 
+def with_names(saved: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return a saved report, of this release or an earlier one, with the names that its classes have by now.
+
+    Args:
+        saved: as `LearnReport.to_json` gave it.
+        names: of its `known_classes`, in the same order. A note says which are others now: the notes of then stay.
+    """
+    now = dict(zip(saved["known_classes"], names, strict=True))
+    others = {old: new for old, new in now.items() if old != new}
+    if not others:
+        return dict(saved)
+    since = ", ".join(f"{old!r} is {new!r}" for old, new in others.items())
+    lists = ("classes", "updated_classes", "known_classes")
+    return {
+        **saved,
+        **{field: [now[name] for name in saved[field]] for field in lists if field in saved},
+        "class_accuracy": {now[name]: value for name, value in saved["class_accuracy"].items()},
+        "confusions": [{**c, "class": now[c["class"]], "taken_for": now[c["taken_for"]]} for c in saved["confusions"]],
+        "notes": [*saved["notes"], f"Renamed since: {since}; the plot and the notes above have the old names."],
+    }
+
+
 def percent(value: float | None, none: str = "not measured") -> str:
     """Write a fraction as a percentage."""
     return none if value is None else f"{value * POINTS:.1f} %"

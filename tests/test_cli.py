@@ -305,6 +305,28 @@ def test_json_of_saved_report(store: Path) -> None:
     assert "Version 2 is no learn" in flat(run.err)
 
 
+def test_saved_report_has_the_names_of_now(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for old, new in (("nut", "x"), ("bolt", "nut"), ("x", "bolt")):  # two swap their names
+        edge_cl("rename", old, new, "--store", store)
+    edge_cl("rename", "washer", "ring", "--store", store)
+    edge_cl("prune", "--keep", "1", "--store", store)
+    saved = Learner.open(store).store.read_json(Store.open(store).head, "metrics.json")
+    monkeypatch.setitem(saved, "confusions", [{"class": "washer", "taken_for": "nut", "count": 3}])
+    monkeypatch.setitem(saved, "class_accuracy", {"nut": 0.25, "bolt": 1.0, "washer": 0.5})
+    read = Store.read_json
+    monkeypatch.setattr(Store, "read_json", lambda s, v, name: saved if name == "metrics.json" else read(s, v, name))
+    value = edge_cl("log", "--report", "--json", "--store", store).json
+    assert (value["version"], value["classes"], value["known_classes"]) == (1, *[["nut", "bolt", "ring"]] * 2)
+    assert value["class_accuracy"] == {"bolt": 0.25, "nut": 1.0, "ring": 0.5}
+    assert value["confusions"] == [{"class": "ring", "taken_for": "bolt", "count": 3}]
+    assert "'washer' is 'ring'" in value["notes"][-1]
+    page = edge_cl("log", "--report", "--store", store).out
+    assert "- ring taken for bolt: 3" in page and "- bolt: 25.0 %" in page
+    monkeypatch.delitem(saved, "calibration")  # of an earlier release: the page is as it was saved
+    assert edge_cl("log", "--report", "--json", "--store", store).json["classes"] == ["nut", "bolt", "ring"]
+    assert edge_cl("log", "--report", "--store", store).out.startswith("# Learned parts\n")
+
+
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_answers_that_cannot_be_written(store: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "edge_cl.cli", "classes", "--store", store, *options]
