@@ -22,6 +22,7 @@ from edge_cl.errors import EdgeClError
 # nearly twice as fast this way. It must be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+NO_TEMPORARY = "No usable temporary directory"
 INTERRUPTED = 130  # exit status; typer gives it to Ctrl-C by itself
 
 app = typer.Typer(
@@ -75,6 +76,8 @@ def main() -> None:
         if not isinstance(error, BrokenPipeError):
             reason = "no permission" if isinstance(error, PermissionError) else error.strerror or str(error)
             say(f"error: {': '.join(filter(None, (error.filename, reason)))}.")
+            if NO_TEMPORARY in reason:  # of Python's own `tempfile`, which torch calls as it is loaded
+                say("Name a directory that can be written, on a disk with space left: export TMPDIR=DIR")
         if isinstance(sys.stdout, TextIOWrapper):  # what is left in it goes nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

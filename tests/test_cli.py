@@ -337,6 +337,23 @@ def test_answers_that_cannot_be_written(store: Path, tmp_path: Path, options: tu
     assert (closed.returncode, closed.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    "args", [["init"], ["learn", "--new-classes", "FIRST"], ["export", "bundle", "--store", "STORE"]]
+)
+def test_no_place_for_temporary_files(made: Path, store: Path, tmp_path: Path, args: list[str]) -> None:
+    """As where TMPDIR is not set or wrong, and /tmp, /var/tmp and the working directory are full or read-only."""
+    places = {"FIRST": made / "first", "STORE": store}
+    program = (
+        "import tempfile; tempfile._candidate_tempdir_list = lambda: ['/none']; from edge_cl.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, *(str(places.get(a, a)) for a in args)]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TORCH")}  # torch sets its own
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=clean, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    fault, mend = done.stderr.splitlines()[-2:]
+    assert fault == "error: No usable temporary directory found in ['/none']." and mend.endswith(": export TMPDIR=DIR")
+
+
 def test_a_terminal_that_cannot_show_a_name(store: Path, tmp_path: Path) -> None:
     edge_cl("rename", "nut", "罐頭 🥫", "--store", store)
     listed = script("classes", "--store", store, cwd=tmp_path, PYTHONIOENCODING="latin-1")
