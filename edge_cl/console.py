@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, ClassVar
 
 from rich.console import Console
@@ -18,17 +19,31 @@ class Messages(Console):
         self.quiet = True
 
 
+class Answers(Console):
+    """Answers on stdout; `is_json` once an object has been printed there."""
+
+    is_json = False
+
+
 messages = Messages(stderr=True, highlight=False)
-answers = Console(highlight=False, soft_wrap=True)
+answers = Answers(highlight=False, soft_wrap=True)
 
 
 def emit(as_json: bool, value: Any, show: Callable[[], None]) -> None:
     """Print a result: as JSON on stdout, or for people."""
     if as_json:
+        answers.is_json = True
         unicode = "utf" in (sys.stdout.encoding or "utf").lower()
         print(json.dumps(value, ensure_ascii=not unicode, allow_nan=False), flush=True)
     else:
         show()
+
+
+def emit_error(fault: str, mend: str = "") -> None:
+    """Print with --json what could not be done as the one object on stdout, unless there is one."""
+    options = list(takewhile(lambda argument: argument != "--", sys.argv[1:]))  # a verb may not have come to read them
+    if "--json" in options and not answers.is_json:
+        emit(True, {"error": fault, "mend": mend}, lambda: None)
 
 
 def say(text: str) -> None:

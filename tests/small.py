@@ -102,6 +102,16 @@ class Run:
         assert isinstance(value, dict)
         return value
 
+    @property
+    def error(self) -> str:
+        """What the one JSON object on stdout says is wrong, of a command with --json that failed."""
+        assert self.code in (1, 2, 130) and self.out.endswith("\n"), self.err
+        value = json.loads(self.out)
+        assert value.keys() == {"error", "mend"}
+        assert value["mend"] in " ".join(self.err.split())
+        assert isinstance(value["error"], str)
+        return value["error"]
+
 
 @contextmanager
 def drawn() -> Iterator[list[Any]]:

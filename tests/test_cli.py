@@ -93,7 +93,7 @@ def test_first_steps_as_processes(made: Path, tmp_path: Path) -> None:
     assert [Path(a["source"]).parent.name for a in answers] == [a["label"] for a in answers]
 
     refused = script("rename", "nutt", "x", "--json", cwd=tmp_path)
-    assert (refused.code, refused.out) == (1, "")
+    assert refused.code == 1 and refused.error
     assert "Traceback" not in refused.err
     assert flat(refused.err).startswith("error: ")
 
@@ -301,7 +301,7 @@ def test_json_of_saved_report(store: Path) -> None:
     assert edge_cl("log", "--report", "--store", store).out.startswith("# Learned parts\n")
     edge_cl("forget", "nut", "--store", store)
     run = edge_cl("log", "--report", "--json", "--store", store)
-    assert (run.code, run.out) == (1, "")
+    assert run.code == 1 and run.error
     assert "Version 2 is no learn" in flat(run.err)
 
 
@@ -335,6 +335,26 @@ def test_answers_that_cannot_be_written(store: Path, tmp_path: Path, options: tu
     assert (done.returncode, done.stderr) == (1, "error: No space left on device.\n")
     closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], capture_output=True, text=True, check=False)
     assert (closed.returncode, closed.stderr) == (0, "")
+    command[command.index(store)] = tmp_path / "none"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 2, done.stderr
+
+
+def test_json_of_what_cannot_be_done(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = edge_cl("forget", "nutt", "bold", "--json", "--store", store)
+    faults = ["There is no class 'nutt'. Known: nut.", "There is no class 'bold'. Known: bolt."]
+    assert (run.code, json.loads(run.out)) == (
+        1,
+        {"error": " ".join(faults), "mend": "edge-cl classes lists what is known."},
+    )
+    assert run.err.splitlines() == [*(f"error: {fault}" for fault in faults), json.loads(run.out)["mend"]]
+    assert edge_cl("forget", "nutt", "--store", store).out == ""
+    assert edge_cl("forget", "--store", store, "--", "nutt", "--json").out == ""  # there it is a class
+    assert edge_cl("rollback", "last", "--json").error.startswith("Invalid value for '[VERSION]'")
+    assert "No such option" in edge_cl("log", "--repot", "--json").error
+    monkeypatch.setattr(Store, "head", property(lambda self: (_ for _ in ()).throw(OSError(5, "Input/output error"))))
+    assert edge_cl("log", "--json", "--store", store).error == "Input/output error."
 
 
 @pytest.mark.parametrize(
@@ -461,6 +481,8 @@ def test_bad_usage(made: Path, store: Path, tmp_path: Path, args: list[str]) -> 
     before = Store.open(store).head
     run = edge_cl(*given)
     assert (run.code, run.out) == (2, ""), run.err
+    told = edge_cl(*given, "--json")
+    assert told.code == 2 and told.error
     assert len(run.err) > 20
     assert Store.open(store).head == before
     assert not (tmp_path / "none").exists()
@@ -501,17 +523,20 @@ def test_a_learn_goes_on_where_nobody_reads_its_messages(made: Path, store: Path
 
 def test_an_interrupted_learn_says_how_it_goes_on(store: Path, tmp_path: Path) -> None:
     many = write_looks(tmp_path / "many", SECOND, 30)  # enough to train adapters on, for longer than a test lasts
-    command = [sys.executable, "-m", "edge_cl.cli", "learn", "--new-classes", many, "--store", store, "--epochs", 9999]
+    options = ["--new-classes", many, "--store", store, "--epochs", 9999, "--json"]
+    command = [sys.executable, "-m", "edge_cl.cli", "learn", *options]
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell has what it runs behind it ignore the signal
-    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
-        assert process.stderr is not None
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(list(map(str, command)), **pipes, text=True, preexec_fn=heed) as process:
+        assert process.stdout is not None and process.stderr is not None
         for line in process.stderr:
             if line.startswith("train"):
                 process.send_signal(signal.SIGINT)
                 break
-        said = process.stderr.read()
+        said, printed = process.stderr.read(), process.stdout.read()
     assert process.returncode == 130
     assert said.splitlines()[-1] == "Interrupted. The same command goes on where it was."
+    assert json.loads(printed) == {"error": "Interrupted.", "mend": "The same command goes on where it was."}
 
 
 FAILURES: dict[str, tuple[list[str], str, str]] = {
@@ -552,7 +577,7 @@ def test_what_cannot_be_done(
     given = [part for a in args for part in (init_options(made) if a == "INIT" else [places.get(a, a)])]
     before = Store.open(store).head
     run = edge_cl(*given, "--store", store, "--json")
-    assert (run.code, run.out) == (1, ""), run.err
+    assert run.code == 1 and run.error
     assert message in flat(run.err)
     assert mend in flat(run.err)
     assert Store.open(store).head == before
@@ -608,7 +633,7 @@ def test_nothing_learned_yet(made: Path, tmp_path: Path) -> None:
     edge_cl("init", *init_options(made), "--store", "s")
     for args in (["predict", made / "fresh"], ["eval", made / "fresh"]):
         run = edge_cl(*args, "--store", "s", "--json")
-        assert (run.code, run.out) == (1, "")
+        assert run.code == 1 and run.error
         assert "s knows no class yet" in flat(run.err)
         assert "edge-cl learn --new-classes DIR --store s" in flat(run.err)
     assert edge_cl("classes", "--json", "--store", "s").json == {"classes": []}
@@ -645,7 +670,7 @@ def test_backbone_that_cannot_be_had(
     given: list[object] = [places.get(a, a) for a in args]
     folder = ["--new-classes", made / "first"] if verb == "learn" else []
     run = edge_cl(verb, *folder, *given, "--store", "none", "--json")
-    assert (run.code, run.out) == (1, ""), run.err
+    assert run.code == 1 and run.error
     assert message in flat(run.err)
     assert mend in flat(run.err)
     assert not (tmp_path / "none").exists()
@@ -657,7 +682,7 @@ def test_other_weights_are_refused_with_both_hashes(made: Path, store: Path) -> 
     )
     args = ["learn", "--new-classes", made / "second", "--store", store, "--json"]
     run = edge_cl(*args, "--weights", made / "other.safetensors")
-    assert (run.code, run.out) == (1, "")
+    assert run.code == 1 and run.error
     assert f"it wants SHA-256 {wanted}, " in flat(run.err)
     assert f" has {found}." in flat(run.err)
     assert edge_cl(*args, "--weights", made / "weights.safetensors").json["version"] == 2
@@ -675,7 +700,7 @@ def test_another_backbone_for_a_store_is_not_passed_over(made: Path, store: Path
 def test_patch_stride_of_a_store_is_known_by_its_patches(made: Path, store: Path) -> None:
     args = ["learn", "--new-classes", made / "second", "--store", store, "--json", "--patch-stride"]
     run = edge_cl(*args, 12)
-    assert (run.code, run.out) == (1, "")
+    assert run.code == 1 and run.error
     assert "was made with patches 16 px apart, not 12 px" in flat(run.err)
     assert edge_cl(*args, 16).json["version"] == 2
     assert json.loads((store / "format.json").read_bytes())["format"] == 1
@@ -690,7 +715,7 @@ def test_patch_stride_of_a_store_is_known_by_its_patches(made: Path, store: Path
 def test_costly_learn_exits_1(made: Path, store: Path, tmp_path: Path) -> None:
     alike = write_looks(tmp_path / "alike", {f"like {name}": look for name, look in FIRST.items()}, 40, first=50)
     run = edge_cl("learn", "--new-classes", alike, "--max-forgetting", "0.5", "--json", "--store", store)
-    assert (run.code, run.out) == (1, "")
+    assert run.code == 1 and run.error
     assert re.search(r"cost the old ones \d+\.\d points of accuracy; 0\.5 are allowed", flat(run.err))
     assert "Nothing was changed." in run.err
     assert Store.open(store).head.number == 1

@@ -405,7 +405,7 @@ def test_unknown_names(deployed: Deployed, tmp_path: Path, arguments: dict[str, 
     assert not (tmp_path / "out").exists()
     options = [f"--{name}={value}" for name, value in arguments.items()]
     run = edge_cl("export", tmp_path / "out", *options, "--store", deployed.root / "store", "--json")
-    assert (run.code, run.out) == (2, "")
+    assert run.code == 2 and run.error
     assert message.partition("\n")[0] in " ".join(run.err.split())
 
 
@@ -419,6 +419,6 @@ def test_nothing_learned(tmp_path: Path) -> None:
     with pytest.raises(EdgeClError, match="knows no class yet"):
         learner.export(tmp_path / "out")
     run = edge_cl("export", tmp_path / "out", "--store", tmp_path / "store", "--json")
-    assert (run.code, run.out) == (1, "")
+    assert run.code == 1 and run.error
     assert "Teach some: edge-cl learn --new-classes DIR" in " ".join(run.err.split())
     assert not (tmp_path / "out").exists()

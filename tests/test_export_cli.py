@@ -130,7 +130,7 @@ def test_a_foreign_directory_stops_the_learn_before_it_begins(store: Path, tmp_p
     (out / "notes.txt").write_text("x")
     before = state(out)
     run = learn(store, "--export", out, "--json")
-    assert (run.code, run.out) == (1, "")
+    assert run.code == 1 and run.error
     assert "holds other files and is no bundle. Name a new directory, or a bundle to bring up to date." in flat(run)
     assert "statistics" not in run.err  # no stage was begun
     assert Learner.open(store).store.head.number == 4
@@ -187,7 +187,7 @@ def test_engines_that_cannot_be_made_here_stop_the_learn_before_it_begins(
     out = deployed.copy(tmp_path / "a bundle")
     (out / ENGINES).mkdir()
     run = learn(store, "--export", out, "--json")
-    assert (run.code, run.out) == (1, "")
+    assert run.code == 1 and run.error
     assert f"tensorrt is not installed. {WITH_JETPACK} Or learn without --export, then:" in flat(run)
     assert f"edge-cl export '{out}' --format onnx" in flat(run)
     assert Learner.open(store).store.head.number == 4
@@ -206,7 +206,7 @@ def test_a_full_disk_says_which_file_stayed_behind(deployed: Deployed, store: Pa
 
     with mock.patch("edge_cl.export.exporter.replace_bytes", full), graphs_once():
         run = edge_cl("export", out, "--store", store, "--json")
-    assert (run.code, run.out) == (1, "")
+    assert run.code == 1 and run.error
     assert f"{out / CLASSIFIER} could not be written" in flat(run)
     assert "No space left on device. The bundle itself is in force." in flat(run)
     assert Classifier(out).version == 5
