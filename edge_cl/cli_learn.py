@@ -166,8 +166,17 @@ def learn(
         check_asked(config, task, export)  # before a store is made for it
         begun = time.monotonic()
         with Progress() as progress:
-            lesson = read_folders(*lesson, growing=update, progress=progress)
+            lesson = folders = read_folders(*lesson, growing=update, progress=progress)
         scan_s = time.monotonic() - begun
+        if not any(folder and folder.pictures for folder in folders):  # so far
+            from edge_cl.outcome import nothing_yet
+            from edge_cl.weights import find_backbone
+
+            spec = find_backbone(backbone, weights, image_size, patch_stride).spec
+            report = nothing_yet(spec, config, *folders, export=export is not None, scan_s=scan_s, started=started)
+            warn_skipped(report.skipped)
+            emit(as_json, report.to_json(), lambda: _show_report(report, None))
+            return
         say(f"There is no store at {store} yet: making one.")
         learner = Learner.init(
             store, backbone=backbone, weights=weights, image_size=image_size, patch_stride=patch_stride, device=device
@@ -217,7 +226,7 @@ def _dry_run(
     emit(as_json, value, show)
 
 
-def _show_report(report: Any, store: Store) -> None:
+def _show_report(report: Any, store: Store | None) -> None:
     from edge_cl.report import percent, weakest
 
     old = report.old_class_accuracy
@@ -231,7 +240,7 @@ def _show_report(report: Any, store: Store) -> None:
         ("time", f"{report.seconds['total']:.1f} s{f', of it {stages}' if stages else ''}"),
         ("peak memory", f"{report.peak_memory_mb:.0f} MB, predicted {report.budget['predicted_mb']:.0f} MB"),
     ]
-    answers.print(table((f"version {report.version}", ""), rows))
+    answers.print(table((f"version {report.version}" if store else "no store yet", ""), rows))
     for name, accuracy in weakest(report.class_accuracy, 3):
         say(f"weak: {name} ({percent(accuracy)})")
     if report.learned_before:
@@ -240,5 +249,5 @@ def _show_report(report: Any, store: Store) -> None:
         say(f"note: {note}")
     if report.export is not None and "error" not in report.export:
         say(f"exported: {report.export['path']} in {report.export['seconds'] * 1000:.0f} ms")
-    if "report.md" in store.head.objects:
+    if store and "report.md" in store.head.objects:
         say(f"Full report: edge-cl log --report --store {quote(str(store.given))}")

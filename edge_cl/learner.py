@@ -284,7 +284,7 @@ class Learner:
         from edge_cl.compiled import with_compiled
         from edge_cl.learning import Stopwatch
         from edge_cl.lesson import Lesson
-        from edge_cl.outcome import nothing_new
+        from edge_cl.outcome import NOT_EXPORTED, nothing_new
         from edge_cl.pictures import PictureFolder
         from edge_cl.plan import keeps_encoder
         from edge_cl.report import LearnReport
@@ -328,7 +328,7 @@ class Learner:
             if learned.model.classes:
                 report = export_after(report, self._until_in_force(learned), export, progress, self.store.given)
             else:
-                report = replace(report, notes=[*report.notes, "No class is known yet: nothing was exported."])
+                report = replace(report, notes=[*report.notes, NOT_EXPORTED])
         if lesson.made(version):
             discard([self._left(version)])
         return report

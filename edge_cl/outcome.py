@@ -8,16 +8,20 @@ from dataclasses import replace
 
 import numpy as np
 
+from edge_cl.architecture import BackboneSpec
 from edge_cl.assessment import Assessment, assess, look_alikes
 from edge_cl.config import LearnConfig
 from edge_cl.errors import EdgeClError
 from edge_cl.intake import Intake, skipped_json
 from edge_cl.learning import Learned
 from edge_cl.model import Model
+from edge_cl.pictures import PictureFolder
 from edge_cl.plan import Plan
 from edge_cl.process import cuda_peak_mb, idle_mb, peak_mb
 from edge_cl.report import LearnReport
+from edge_cl.statistics import Statistics
 
+NOT_EXPORTED = "No class is known yet: nothing was exported."
 MOST_ALIKE = 5  # pairs of look-alikes that are named
 STAGES = ("total", "scan", "shared", "prefix", "train", "head")
 
@@ -84,9 +88,18 @@ def measure_outcome(
 
 
 def nothing_new(
-    model: Model, asked: LearnConfig, intake: Intake, version: int, seconds: Mapping[str, float], started: float
+    model: Model, asked: LearnConfig, intake: Intake, version: int | None, seconds: Mapping[str, float], started: float
 ) -> LearnReport:
-    """Return the report of a learn without a picture that is new: the version in force, measured again."""
+    """Return the report of a learn without a picture that is new: the version in force, measured again.
+
+    Args:
+        model: what is known.
+        asked: settings.
+        intake: the pictures, none of which is new.
+        version: in force; None where there is no store yet.
+        seconds: by stage.
+        started: when the learn began, by `time.monotonic`.
+    """
     plan = Plan(asked, None, idle_mb(), idle_mb())
     _, report = measure_outcome(model, Learned(model, None, 0, plan, "torch", intake), asked, seconds)
     passed = intake.learned_before + report.images
@@ -100,6 +113,23 @@ def nothing_new(
         seconds={**report.seconds, "total": round(time.monotonic() - started, 3)},
         notes=[f"{'Every picture was learned before' if passed else 'No picture is new'}: nothing was changed."],
     )
+
+
+def nothing_yet(
+    spec: BackboneSpec,
+    asked: LearnConfig,
+    folder: PictureFolder,
+    negatives: PictureFolder | None,
+    *,
+    export: bool,
+    scan_s: float,
+    started: float,
+) -> LearnReport:
+    """Return the report of a first learn without a picture, for which no store is made: see `nothing_new`."""
+    intake = Intake.of(folder, negatives, update=True, hold_out=asked.hold_out)
+    model = Model(spec, asked, Statistics.empty(0))
+    report = nothing_new(model, asked, intake, None, {"scan": scan_s}, started)
+    return replace(report, notes=[*report.notes, NOT_EXPORTED]) if export else report
 
 
 def with_peak(report: LearnReport, before_mb: float) -> LearnReport:

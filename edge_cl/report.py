@@ -16,7 +16,7 @@ class LearnReport:
     """The report of one learn. Accuracies are fractions 0-1, measured on hold-out pictures.
 
     Attributes:
-        version: the store version that the learn made; where nothing was new, the one in force.
+        version: the store version that the learn made; where nothing was new, the one in force, None without a store.
         task: name of the task taught, or None where only known classes got pictures.
         classes: names of the new classes.
         updated_classes: known classes that got new pictures.

@@ -812,6 +812,22 @@ def test_every_kind_of_bad_picture_is_skipped_and_named(made: Path, store: Path,
     json.dumps(asked)
 
 
+@pytest.mark.parametrize("options", [[], ["--export", "bundle"]])
+def test_a_first_learn_of_nothing_so_far_makes_no_store(made: Path, tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "recorded" / "mug").mkdir(parents=True)
+    command = ("learn", "--new-classes", "recorded", "--update", *init_options(made), "--store", "place", *options)
+    value = edge_cl(*command, "--json").json
+    assert (value["version"], value["known_classes"], value["images"], value["export"]) == (None, [], 0, None)
+    assert value["skipped"] == [{"path": "recorded/mug", "why": "no picture"}]
+    assert value["seconds"]["total"] >= value["seconds"]["scan"]
+    assert any("nothing was exported" in note for note in value["notes"]) == bool(options)
+    shown = edge_cl(*command)
+    assert shown.out.startswith("no store yet") and "note: No picture is new: nothing was changed." in flat(shown.err)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recorded"]
+    write_looks(tmp_path / "recorded", {"mug": 2}, 4)
+    assert edge_cl(*command[: -len(options) or None], "--json").json["version"] == 1
+
+
 @pytest.mark.parametrize(
     ("options", "code", "named"),
     [
