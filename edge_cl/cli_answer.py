@@ -14,6 +14,7 @@ from edge_cl.cli_options import (
     JsonOption,
     RuleOption,
     StoreOption,
+    place,
 )
 from edge_cl.console import Progress, answers, emit, table, warn_skipped
 from edge_cl.errors import EdgeClError
@@ -34,6 +35,9 @@ def predict(
     """Say what is on pictures, videos and cameras (/dev/video0, csi://0, rtsp://...)."""
     from edge_cl.learner import Learner
     from edge_cl.pictures import read_unlabelled
+
+    for source in sources:  # not all of them are paths
+        place(source)
     from edge_cl.video import is_camera, is_video
 
     learner = Learner.open(store, device=device)
@@ -86,7 +90,7 @@ def _show_answer(row: dict[str, Any]) -> None:
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="DIR/<class>/*.jpg")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", parser=place, help="DIR/<class>/*.jpg")],
     store: StoreOption = DEFAULT_STORE,
     rule: RuleOption = "routed",
     device: DeviceOption = "auto",

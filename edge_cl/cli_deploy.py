@@ -11,12 +11,15 @@ from edge_cl.cli_options import (
     DEFAULT_STORE,
     JsonOption,
     StoreOption,
+    place,
 )
 from edge_cl.console import answers, emit, say, table
 
 
 def export(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="New directory, or a bundle to bring up to date.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", parser=place, help="New directory, or a bundle to bring up to date.")
+    ],
     store: StoreOption = DEFAULT_STORE,
     layout: Annotated[str | None, typer.Option("--layout", help="shared (default) or merged.")] = None,
     format: Annotated[str | None, typer.Option("--format", help="onnx (default), tensorrt or peft.")] = None,

@@ -22,6 +22,7 @@ from edge_cl.cli_options import (
     WeightsOption,
     duration,
     megabytes,
+    place,
 )
 from edge_cl.config import SHIPPED, LearnConfig, Method, Schedule, SharedUpdate
 from edge_cl.console import Progress, answers, emit, say, table, warn_skipped
@@ -86,7 +87,7 @@ def _list_backbones(as_json: bool) -> None:
 
 def learn(
     new_classes: Annotated[
-        Path, typer.Option("--new-classes", metavar="DIR", help="One sub-folder of pictures a class.")
+        Path, typer.Option("--new-classes", metavar="DIR", parser=place, help="One sub-folder of pictures a class.")
     ],
     store: StoreOption = DEFAULT_STORE,
     task: Annotated[str | None, typer.Option("--task", help="Name of the task.")] = None,
@@ -117,10 +118,15 @@ def learn(
     ] = None,
     negatives: Annotated[
         Path | None,
-        typer.Option("--negatives", metavar="DIR", help="Pictures of nothing known; they tighten the unknown test."),
+        typer.Option(
+            "--negatives", metavar="DIR", parser=place, help="Pictures of nothing known; they tighten the unknown test."
+        ),
     ] = None,
     export: Annotated[
-        Path | None, typer.Option("--export", metavar="OUT", help="Bundle to make, or to bring up to date, at the end.")
+        Path | None,
+        typer.Option(
+            "--export", metavar="OUT", parser=place, help="Bundle to make, or to bring up to date, at the end."
+        ),
     ] = None,
     update: Annotated[bool, typer.Option("--update", help="New pictures of known classes join.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table of classes; learn nothing.")] = False,

@@ -11,6 +11,17 @@ import typer
 from edge_cl.config import LearnConfig, Rule
 
 
+def place(text: str) -> Path:
+    """Read a path. An empty one, as of a shell's variable that is not set, would be the working directory.
+
+    Raises:
+        typer.BadParameter: it is empty.
+    """
+    if not text:
+        raise typer.BadParameter("the path is empty; for the working directory write a dot.")
+    return Path(text)
+
+
 def duration(text: str) -> float:
     """Read a duration, such as 30s, 5min or 1.5h, as seconds.
 

@@ -448,6 +448,12 @@ def test_folder_whose_name_is_not_utf8(store: Path, tmp_path: Path) -> None:
 USAGE = {
     "no such verb": ["lern"],
     "no folder": ["learn"],
+    "folder of a variable that is not set": ["learn", "--new-classes", "", "--store", "none"],
+    "negatives of such": ["learn", "--new-classes", "FIRST", "--negatives", "", "--store", "none"],
+    "bundle of such, learn": ["learn", "--new-classes", "FIRST", "--export", "", "--store", "none"],
+    "bundle of such": ["export", "", "--store", "STORE"],
+    "pictures of such": ["predict", "FIRST", "", "--store", "STORE"],
+    "test pictures of such": ["eval", "", "--store", "STORE"],
     "no such method": ["learn", "--new-classes", "x", "--method", "magic"],
     "no such schedule": ["learn", "--new-classes", "x", "--schedule", "magic"],
     "no such shared update": ["learn", "--new-classes", "x", "--shared-update", "magic"],
