@@ -272,7 +272,7 @@ def _with_adapters(
     base = adapted.task if anew else model.base
     moved = replace(encoder, shared=adapted.shared, base=base)
     moves = adapted.shared is not encoder.shared and (anew or model.config.shared_update == "correct")
-    if len(model.statistics) and moves:
+    if moves and (len(model.statistics) or len(model.negatives)):
         pixels = source.view(0)
         drift = DriftMap.fit(
             *(np.concatenate([e.features for e in state.batches(pixels)]) for state in (encoder, moved))

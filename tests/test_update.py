@@ -136,6 +136,17 @@ def test_negatives_are_learned_where_no_other_picture_is_new(taught: Learner, tm
     np.testing.assert_array_equal(means(learner, learner.store.head), means(learner, head))
 
 
+def test_negatives_that_came_before_any_class_go_along_with_the_adapters(blank: Learner, tmp_path: Path) -> None:
+    learner, nothing = copied(blank, tmp_path / "store"), write_looks(tmp_path / "nothing", THIRD)
+    (tmp_path / "none yet" / "mug").mkdir(parents=True)
+    learner.learn(tmp_path / "none yet", CONFIG, update=True, negatives=nothing)
+    before = model(learner).negatives
+    assert len(before) == 16
+    learner.learn(write_looks(tmp_path / "first", FIRST), CONFIG)
+    assert model(learner).shared is not None
+    assert not np.array_equal(model(learner).negatives, before)
+
+
 def test_a_class_that_was_forgotten_is_learned_again(taught: Learner, tmp_path: Path, grown: Path) -> None:
     learner = copied(taught, tmp_path / "store")
     learner.forget(["z-second"])
