@@ -59,6 +59,7 @@ def check_store(subject: Subject) -> Iterator[Finding]:
     """Verify every object of the store."""
     path = subject.store
     if not Store.exists(path):
+        Store(path).require_vacant()
         yield Finding("store", True, f"none at {path} yet")
         return
     store = Store.open(path)

@@ -163,13 +163,13 @@ def learn(
     learner = Learner.open(store, device=device) if Store.exists(store) else None
     if learner is not None:
         learner.require_backbone(backbone, weights, image_size, patch_stride)
+    check_asked(config, task, export)  # before a store is made for it
     if dry_run:
         _dry_run(learner, new_classes, negatives, config, update, as_json)
         return
     lesson: tuple[Pictures, Pictures | None] = new_classes, negatives
     scan_s = 0.0
     if learner is None:
-        check_asked(config, task, export)  # before a store is made for it
         begun = time.monotonic()
         with Progress() as progress:
             lesson = folders = read_folders(*lesson, growing=update, progress=progress)

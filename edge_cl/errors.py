@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+FEW = 8  # names that are listed at most
+
 
 class EdgeClError(Exception):
     """Something could not be done (exit status 1).
@@ -44,8 +46,10 @@ class EngineError(EdgeClError):
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return the known names closest to `name`, as the end of an error message."""
+    """Return the known names closest to `name`, or else the first of them, as the end of an error message."""
     from difflib import get_close_matches
 
-    near = get_close_matches(name, known, n=3, cutoff=0.5) or list(known)[:8]
-    return f"Known: {', '.join(near)}."
+    if near := get_close_matches(name, known, n=3, cutoff=0.5):
+        return f"Did you mean {' or '.join(near)}?"
+    more = len(known) - FEW
+    return f"Known: {', '.join(known[:FEW])}{f' and {more} more' if more > 0 else ''}."

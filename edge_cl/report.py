@@ -132,7 +132,8 @@ class LearnReport:
         lines = []
         if before is not None and after is not None:
             lines.append(
-                f"Confidence is off by {percent(after)} on average ({percent(before)} before it was calibrated)."
+                f"On the hold-out pictures confidence is off by {percent(after)} on average ({percent(before)} before"
+                " it was calibrated). They are easier than pictures to come, for which it is set."
             )
         if rejects is not None:
             lines.append(f"The unknown test rejects {percent(rejects)} of the hold-out pictures")

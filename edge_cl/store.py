@@ -70,11 +70,11 @@ class Store:
             StoreError: there is a store already, the directory holds something else, or it cannot be written.
         """
         store = cls(Path(path))
-        store._check_vacant()
+        store.require_vacant()
         with store.files.explained():
             make_directory(store.path)
         with store.files.locked("create the store", wait=False):
-            store._check_vacant()
+            store.require_vacant()
             with store.files.explained():
                 sync_directory(store.path)  # `lock` is first: by it a half-made store is known as ours
                 for name in ("versions", "objects", "work"):
@@ -113,6 +113,28 @@ class Store:
             if not there:
                 store._check_links()
             return there
+
+    def require_vacant(self) -> None:
+        """Refuse a path at which no store can be created.
+
+        Raises:
+            StoreError: a store, a file or a directory that holds something else is there, or it cannot be looked at.
+        """
+        with self.files.readable():
+            self._check_links()
+            if self.path.exists() and not self.path.is_dir():
+                raise StoreError(f"{self.given} is a file, not a directory.", mend="Name another with --store DIR.")
+            names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        if "format.json" in names:
+            raise StoreError(
+                f"{self.given} is a store already.", mend="Use it as it is, or name another with --store DIR."
+            )
+        unfinished = "lock" in names and {re.sub(r"^\.(.*)\.tmp$", r"\1", name) for name in names} <= _TOP_LEVEL
+        if names and not unfinished:
+            raise StoreError(
+                f"{self.given} holds files that are not a store's: {', '.join(sorted(names)[:3])}.",
+                mend="Name an empty or a new directory with --store DIR.",
+            )
 
     @property
     def work(self) -> Path:
@@ -239,24 +261,6 @@ class Store:
             if not dry_run:
                 unneeded.delete(self.files)
             return pruned
-
-    def _check_vacant(self) -> None:
-        """Refuse a path at which no store can be created."""
-        with self.files.readable():
-            self._check_links()
-            if self.path.exists() and not self.path.is_dir():
-                raise StoreError(f"{self.given} is a file, not a directory.", mend="Name another with --store DIR.")
-            names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
-        if "format.json" in names:
-            raise StoreError(
-                f"{self.given} is a store already.", mend="Use it as it is, or name another with --store DIR."
-            )
-        unfinished = "lock" in names and {re.sub(r"^\.(.*)\.tmp$", r"\1", name) for name in names} <= _TOP_LEVEL
-        if names and not unfinished:
-            raise StoreError(
-                f"{self.given} holds files that are not a store's: {', '.join(sorted(names)[:3])}.",
-                mend="Name an empty or a new directory with --store DIR.",
-            )
 
     def _check_links(self) -> None:
         """Refuse a path through a link to nothing, as where its disk is not mounted; to be called in `readable`."""

@@ -238,7 +238,7 @@ def spec_of(name: str = "vit_tiny_patch16_224", image_size: int = 32, split: int
     [
         (
             spec_of("vit_tyni_patch16_224"),
-            "timm knows no architecture 'vit_tyni_patch16_224'.\nKnown: .*vit_tiny_patch16_224",
+            "timm knows no architecture 'vit_tyni_patch16_224'.\nDid you mean .*vit_tiny_patch16_224",
         ),
         (
             BackboneSpec("resnet18", 32, 2, Preprocess(32)),
@@ -351,8 +351,12 @@ def test_a_model_without_weights_on_the_hub() -> None:
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        ("vit_tiny_patch16_225", None, "timm knows no model 'vit_tiny_patch16_225'.\nKnown: .*vit_tiny_patch16_224"),
-        ("edge_vit_tyny", None, "timm knows no model 'edge_vit_tyny'.\nKnown: .*edge_vit_tiny"),
+        (
+            "vit_tiny_patch16_225",
+            None,
+            "timm knows no model 'vit_tiny_patch16_225'.\nDid you mean .*vit_tiny_patch16_224",
+        ),
+        ("edge_vit_tyny", None, "timm knows no model 'edge_vit_tyny'.\nDid you mean .*edge_vit_tiny"),
         ("", Path("w.safetensors"), "w.safetensors needs the name of its architecture.\nAdd --backbone NAME."),
         ("edge_vit_tiny", Path("w.safetensors"), "w.safetensors needs the name of its architecture.\n"),
     ],

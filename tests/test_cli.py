@@ -343,7 +343,7 @@ def test_answers_that_cannot_be_written(store: Path, tmp_path: Path, options: tu
 
 def test_json_of_what_cannot_be_done(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = edge_cl("forget", "nutt", "bold", "--json", "--store", store)
-    faults = ["There is no class 'nutt'. Known: nut.", "There is no class 'bold'. Known: bolt."]
+    faults = ["There is no class 'nutt'. Did you mean nut?", "There is no class 'bold'. Did you mean bolt?"]
     assert (run.code, json.loads(run.out)) == (
         1,
         {"error": " ".join(faults), "mend": "edge-cl classes lists what is known."},
@@ -468,6 +468,7 @@ USAGE = {
     "no such device, no store": ["learn", "--new-classes", "FIRST", "--device", "tpu", "--store", "none", "INIT"],
     "no such device, init": ["init", "--device", "tpu", "--store", "none", "INIT"],
     "tiny input": ["init", "--image-size", "4"],
+    "dry run, no name of a task": ["learn", "--new-classes", "SECOND", "--dry-run", "--task", " ", "--store", "STORE"],
     "nothing to predict": ["predict", "--store", "STORE"],
     "no top": ["predict", "x", "--top", "0"],
     "no such rule": ["eval", "x", "--rule", "magic"],
@@ -551,9 +552,9 @@ FAILURES: dict[str, tuple[list[str], str, str]] = {
     "predict, no picture": (["predict", "EMPTY"], "no readable picture", "Give pictures"),
     "eval, no folder": (["eval", "nowhere"], "nowhere: missing", "DIR/<class>/*.jpg"),
     "eval, unknown class": (["eval", "SECOND"], "'apple' is not a known class. Known: ", "edge-cl classes"),
-    "rename, unknown": (["rename", "nutt", "x"], "no class 'nutt'. Known: nut", "edge-cl classes"),
+    "rename, unknown": (["rename", "nutt", "x"], "no class 'nutt'. Did you mean nut?", "edge-cl classes"),
     "rename, taken": (["rename", "nut", "bolt"], "a class 'bolt' already", "Choose another name"),
-    "forget, unknown": (["forget", "wahser", "blot"], "no class 'wahser'. Known: washer", "no class 'blot'"),
+    "forget, unknown": (["forget", "wahser", "blot"], "no class 'wahser'. Did you mean washer?", "no class 'blot'"),
     "rollback, no such version": (["rollback", "7"], "Version 7 does not exist", "edge-cl rollback"),
     "learn, no folder": (["learn", "--new-classes", "nowhere"], "nowhere: missing", "DIR/<class>/*.jpg"),
     "learn, known": (["learn", "--new-classes", "FIRST"], "already known: 'bolt', 'nut', 'washer'", "--update"),

@@ -71,7 +71,7 @@ def test_the_command_line_beats_the_profile_and_that_the_default(
     ("device", "code", "messages"),
     [
         ("orin-nano-8gb", 1, ["no CUDA device that torch can use", "--device cpu"]),
-        ("orin-nano-8g", 2, ["Unknown device 'orin-nano-8g'.", "Known: orin-nano-8gb"]),
+        ("orin-nano-8g", 2, ["Unknown device 'orin-nano-8g'.", "Did you mean orin-nano-8gb"]),
         ("xavier-nx", 1, ["Jetson Xavier NX is not supported", "--device cpu"]),
     ],
 )

@@ -188,13 +188,13 @@ NANO = (PROFILES_DIR / "orin-nano-8gb.toml").read_text()
 @pytest.mark.parametrize(
     ("before", "after", "faults"),
     [
-        ("sm_count = 8", "sm_cuont = 8", ["sm_count is missing.", "sm_cuont is unknown. Known: sm_count"]),
+        ("sm_count = 8", "sm_cuont = 8", ["sm_count is missing.", "sm_cuont is unknown. Did you mean sm_count"]),
         ("sm_count = 8", 'sm_count = "8"', ["sm_count must be int, not '8'."]),
         ("sm_count = 8", "sm_count = true", ["sm_count must be int, not True."]),
         ('name = "Jetson', 'title = "Jetson', ["name is missing.", "title is unknown."]),
         ('jetpack_floor = "6.1"', "", ["either jetpack_floor or refused"]),
         ("batch = 16", "", ["defaults.batch is missing."]),
-        ("batch = 16", "batches = 16", ["defaults.batch is missing.", "defaults.batches is unknown. Known: batch"]),
+        ("batch = 16", "batches = 16", ["defaults.batch is missing.", "batches is unknown. Did you mean batch"]),
         ("sm_mhz = 1020", 'sm_mhz = "1020"', ["super.sm_mhz must be int or float"]),
         ("standard = [", "normal = [", ["power_modes.normal is unknown."]),
         (
@@ -249,8 +249,8 @@ def test_the_profile_that_a_device_means(device: str, tree: str, expected: str |
 @pytest.mark.parametrize(
     ("device", "error", "message"),
     [
-        ("orin-nano-8g", UsageError, r"Unknown device 'orin-nano-8g'.\nKnown: orin-nano-8gb"),
-        ("cdua", UsageError, r"Unknown device 'cdua'.\nKnown: cuda"),
+        ("orin-nano-8g", UsageError, r"Unknown device 'orin-nano-8g'.\nDid you mean orin-nano-8gb"),
+        ("cdua", UsageError, r"Unknown device 'cdua'.\nDid you mean cuda"),
         ("xavier-nx", EdgeClError, r"Jetson Xavier NX is not supported: its last JetPack is 5"),
     ],
 )

@@ -256,6 +256,13 @@ def store_findings(path: Path) -> list[tuple[str, str]]:
     return [(f.state, f.mend) for f in examine(path, PC) if f.check == "store"]
 
 
+def test_a_path_that_no_store_can_be_made_at_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a store")
+    assert store_findings(tmp_path / "file") == [("FAULT", "Name another with --store DIR.")]
+    assert store_findings(tmp_path) == [("FAULT", "Name an empty or a new directory with --store DIR.")]
+    assert store_findings(tmp_path / "none") == [("ok", "")]
+
+
 def test_a_damaged_version_in_force_is_mended_by_commands_as_they_are_typed(tmp_path: Path, no_fsync: None) -> None:
     store = create(tmp_path / "a store")
     commit(store.path)

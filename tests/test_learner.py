@@ -403,7 +403,7 @@ BAD_NAMES = {
     "blank": ("9-first", "  ", UsageError, "blank"),
     "not UTF-8": ("9-first", "\udcff", UsageError, "not UTF-8"),
     "long": ("9-first", "n" * 201, UsageError, "longer than 200 characters"),
-    "stranger": ("9-frist", "x", EdgeClError, r"no class '9-frist'\. Known: 9-first"),
+    "stranger": ("9-frist", "x", EdgeClError, r"no class '9-frist'\. Did you mean 9-first"),
 }
 
 
@@ -500,7 +500,7 @@ def test_unknown_classes_are_all_named(learner: Learner) -> None:
         learner.forget(["9-first", "nein", "8-frist"])
     assert len(caught.value.faults) == 2
     assert "'nein'" in caught.value.faults[0]
-    assert "Known: 8-first" in caught.value.faults[1]
+    assert "Did you mean 8-first" in caught.value.faults[1]
     assert learner.store.head == before
 
 

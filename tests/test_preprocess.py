@@ -128,7 +128,7 @@ def test_json_round_trip(spec: Preprocess) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"interpolation": "bicubik"}, "Unknown interpolation 'bicubik'.\nKnown: bicubic"),
+        ({"interpolation": "bicubik"}, "Unknown interpolation 'bicubik'.\nDid you mean bicubic"),
         ({"interpolation": ""}, "Unknown interpolation ''.\nKnown: bilinear, bicubic"),
         ({"image_size": 0}, "Bad preprocessing: .*image_size=0.*\nSizes are positive, fractions in"),
         ({"image_size": -8}, "Bad preprocessing: .*image_size=-8"),

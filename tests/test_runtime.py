@@ -257,8 +257,8 @@ def test_bad_frames(deployed: Deployed, what: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"backend": "onnxruntim"}, "Unknown backend 'onnxruntim'.\nKnown: onnxruntime"),
-        ({"rule": "route"}, "Unknown rule 'route'.\nKnown: routed."),
+        ({"backend": "onnxruntim"}, "Unknown backend 'onnxruntim'.\nDid you mean onnxruntime"),
+        ({"rule": "route"}, "Unknown rule 'route'.\nDid you mean routed?"),
         ({"threads": 0}, "Cannot run on 0 threads.\nPass threads=1"),
     ],
 )

@@ -523,7 +523,7 @@ def test_create_refuses(tmp_path: Path, prepare: Callable[[Path], object], fault
     [
         (lambda _, t: t.put_bytes("../x", b""), "cannot name an object"),
         (lambda _, t: t.put_bytes("", b""), "cannot name an object"),
-        (lambda _, t: t.keep("backbon"), "no object 'backbon'.\nKnown: backbone"),
+        (lambda _, t: t.keep("backbon"), "no object 'backbon'.\nDid you mean backbone"),
         (lambda s, t: s.read_bytes(t.parent, "x"), "no object 'x'"),
         (lambda _, t: t.put_file("x", "/nowhere/file"), "/nowhere/file"),
         (lambda _, t: t.move_head(9), "Version 9 does not exist"),
