@@ -19,6 +19,7 @@ from edge_cl.cli_options import (
     StoreOption,
     StrideOption,
     WeightsOption,
+    place,
 )
 from edge_cl.console import answers, emit, say, table
 
@@ -27,16 +28,22 @@ SeedsOption = Annotated[
     typer.Option("--seed", min=0, max=2**32 - 1, help="Of a stream; may be repeated. If not given: 1993."),
 ]
 
+DataArgument = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", parser=place, help="DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg"),
+]
+OutputOption = Annotated[Path, typer.Option("--output", metavar="DIR", parser=place, help="Where to write.")]
+
 benchmark = typer.Typer(no_args_is_help=True, help="Measure speed, memory and accuracy on a folder data set.")
 
 
 @benchmark.command("learn")
 def benchmark_learn(
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg")],
+    data: DataArgument,
     increment: Annotated[int, typer.Option("--increment", min=1, help="Classes a task.")] = 9,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of every adapter stage.")] = 8,
     seeds: SeedsOption = None,
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where to write.")] = Path("benchmark_learn"),
+    output: OutputOption = Path("benchmark_learn"),
     backbone: BackboneOption = "",
     weights: WeightsOption = None,
     image_size: SizeOption = None,
@@ -83,14 +90,14 @@ def benchmark_learn(
 
 @benchmark.command("accuracy")
 def benchmark_accuracy(
-    data: Annotated[Path, typer.Argument(metavar="DIR", help="DIR/train/<class>/*.jpg and DIR/test/<class>/*.jpg")],
+    data: DataArgument,
     increment: Annotated[str, typer.Option("--increment", help="Classes a task, or of each: 1,2,30.")] = "9",
     seeds: SeedsOption = None,
     methods: Annotated[list[str] | None, typer.Option("--method", help="May be repeated; all, if not given.")] = None,
     part: Annotated[str, typer.Option("--part", help="Pictures to judge by: test or val.")] = "test",
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of every adapter stage.")] = DEFAULTS.epochs,
     output: Annotated[
-        Path, typer.Option("--output", metavar="DIR", help="Where to write; a run resumes there.")
+        Path, typer.Option("--output", metavar="DIR", parser=place, help="Where to write; a run resumes there.")
     ] = Path("benchmark_accuracy"),
     backbone: BackboneOption = "",
     weights: WeightsOption = None,
@@ -154,9 +161,7 @@ def benchmark_predict(
     tasks: Annotated[str, typer.Option("--tasks", help="Numbers of tasks; those learned are repeated.")] = "1,10,50",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Frames of each way.")] = 100,
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 1,
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Where to write.")] = Path(
-        "benchmark_predict"
-    ),
+    output: OutputOption = Path("benchmark_predict"),
     as_json: JsonOption = False,
 ) -> None:
     """Measure latency, throughput and memory of answering by number of tasks, beside the bare backbone."""
@@ -168,8 +173,8 @@ def benchmark_predict(
 
     require_writable(output)
     counts, snapshot = _numbers(tasks), Learner.open(store, device="cpu").snapshot()
-    with tempfile.TemporaryDirectory() as place:
-        rows = latency.measure(snapshot, Path(place), counts=counts, threads=threads, rounds=rounds, say=say)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = latency.measure(snapshot, Path(folder), counts=counts, threads=threads, rounds=rounds, say=say)
     records = [vars(row) for row in rows]
     value = {"machine": machine(), "backbone": snapshot.model.spec.name, "rows": records}
     _write(output, value, to_csv(records), latency.plot(rows))

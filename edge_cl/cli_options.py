@@ -53,6 +53,7 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         metavar="DIR",
+        parser=place,
         envvar="EDGE_CL_STORE",
         help="Where the learner lives.",
     ),
@@ -62,7 +63,10 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or 
 BackboneOption = Annotated[
     str, typer.Option("--backbone", help="timm name, the shipped backbone if not given; `list` shows choices.")
 ]
-WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Local .safetensors file of its weights.")]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option("--weights", metavar="FILE", parser=place, help="Local .safetensors file of its weights."),
+]
 SizeOption = Annotated[int | None, typer.Option("--image-size", min=8, help="Side of the input, pixels.")]
 StrideOption = Annotated[
     int | None,
