@@ -163,6 +163,8 @@ def learn(
     learner = Learner.open(store, device=device) if Store.exists(store) else None
     if learner is not None:
         learner.require_backbone(backbone, weights, image_size, patch_stride)
+    else:
+        Store(store).require_vacant()
     check_asked(config, task, export)  # before a store is made for it
     if dry_run:
         _dry_run(learner, new_classes, negatives, config, update, as_json)
@@ -176,10 +178,13 @@ def learn(
         scan_s = time.monotonic() - begun
         if not any(folder and folder.pictures for folder in folders):  # so far
             from edge_cl.outcome import nothing_yet
-            from edge_cl.weights import find_backbone
+            from edge_cl.weights import find_backbone, read_weights
 
-            spec = find_backbone(backbone, weights, image_size, patch_stride).spec
-            report = nothing_yet(spec, config, *folders, export=export is not None, scan_s=scan_s, started=started)
+            source = find_backbone(backbone, weights, image_size, patch_stride)
+            read_weights(source.path)  # if it cannot be read, that shows now, not with the first picture
+            report = nothing_yet(
+                source.spec, config, *folders, export=export is not None, scan_s=scan_s, started=started
+            )
             warn_skipped(report.skipped)
             emit(as_json, report.to_json(), lambda: _show_report(report, None))
             return

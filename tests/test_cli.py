@@ -839,6 +839,21 @@ def test_a_first_learn_of_nothing_so_far_makes_no_store(made: Path, tmp_path: Pa
     assert edge_cl(*command[: -len(options) or None], "--json").json["version"] == 1
 
 
+@pytest.mark.parametrize("options", [["--update"], ["--dry-run"], ["--update", "--dry-run"]])
+def test_a_learn_refuses_a_place_where_no_store_can_be(made: Path, tmp_path: Path, options: list[str]) -> None:
+    folder = tmp_path / "recorded" if "--update" in options else made / "first"
+    (tmp_path / "recorded" / "mug").mkdir(parents=True)
+    run = edge_cl("learn", "--new-classes", folder, *options, *init_options(made), "--store", tmp_path, "--json")
+    assert run.code == 1 and "holds files that are not a store's: recorded" in run.error
+
+
+def test_a_first_learn_of_nothing_so_far_reads_the_weights(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "recorded" / "mug").mkdir(parents=True)
+    command = ("learn", "--new-classes", "recorded", "--update", "--store", "place", *init_options(made), "--json")
+    run = edge_cl(*command, "--weights", "none.safetensors")
+    assert run.code == 1 and run.error.startswith("Cannot read weights from none.safetensors")
+
+
 @pytest.mark.parametrize(
     ("options", "code", "named"),
     [
