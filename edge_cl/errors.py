@@ -52,4 +52,4 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     if near := get_close_matches(name, known, n=3, cutoff=0.5):
         return f"Did you mean {' or '.join(near)}?"
     more = len(known) - FEW
-    return f"Known: {', '.join(known[:FEW])}{f' and {more} more' if more > 0 else ''}."
+    return f"Known: {', '.join(known[:FEW]) or 'none'}{f' and {more} more' if more > 0 else ''}."

@@ -18,12 +18,11 @@ from edge_cl.model import Model
 from edge_cl.pictures import PictureFolder
 from edge_cl.plan import Plan
 from edge_cl.process import cuda_peak_mb, idle_mb, peak_mb
-from edge_cl.report import LearnReport
+from edge_cl.report import STAGES, LearnReport
 from edge_cl.statistics import Statistics
 
 NOT_EXPORTED = "No class is known yet: nothing was exported."
 MOST_ALIKE = 5  # pairs of look-alikes that are named
-STAGES = ("total", "scan", "shared", "prefix", "train", "head")
 
 
 def measure_outcome(

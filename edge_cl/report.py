@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+STAGES = ("total", "scan", "shared", "prefix", "train", "head")
 POINTS = 100  # accuracies are fractions; people read points
 
 
@@ -106,7 +107,7 @@ class LearnReport:
             "",
             "| stage | seconds |",
             "|---|---|",
-            *(f"| {stage} | {value:.1f} |" for stage, value in self.seconds.items()),
+            *(f"| {stage} | {self.seconds[stage]:.1f} |" for stage in STAGES),
             "",
             f"Peak memory {self.peak_memory_mb:.0f} MB{self._kept_to_memory()}, {self.epochs} epochs."
             f"{self._kept_to_time()} Pictures encoded by {self.runtime}.",

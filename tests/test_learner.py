@@ -298,6 +298,11 @@ def test_a_report_has_no_heading_with_nothing_below_it(learner: Learner) -> None
     assert "## Weakest classes\n\n- mug: 50.0 %\n\n## Most frequent mistakes\n\n- mug taken for cup: 2\n\n##" in bad
 
 
+def test_a_saved_report_is_written_again_as_it_was(learner: Learner) -> None:
+    saved: Any = learner.store.read_json(learner.store.head, "metrics.json")
+    assert LearnReport(**saved).to_markdown() == learner.store.read_bytes(learner.store.head, "report.md").decode()
+
+
 def test_report_lies_in_the_version(learner: Learner, tmp_path: Path) -> None:
     report = learner.learn(write_looks(tmp_path / "third", THIRD), CONFIG, task="kitchen|hall")
     store, head = learner.store, learner.store.head
@@ -492,6 +497,11 @@ def test_names_of_classes_may_be_typed_decomposed(learner: Learner, tmp_path: Pa
     learner.rename(apart, "na\u0308me")
     assert "n\u00e4me" in ids(learner) and composed not in ids(learner)
     assert learner.forget(["na\u0308me"]).record["forgotten"] == ["n\u00e4me"]
+
+
+def test_where_no_class_is_known_the_error_says_so(blank: Learner) -> None:
+    with pytest.raises(EdgeClError, match=r"no class 'nut'\. Known: none\."):
+        blank.forget(["nut"])
 
 
 def test_unknown_classes_are_all_named(learner: Learner) -> None:
