@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,10 +33,12 @@ INTERRUPTED = 130  # exit status; typer gives it to Ctrl-C by itself
 class Verbs(TyperGroup):
     """The verbs. What is wrong with their usage is a message of typer's; with --json it is an object on stdout too."""
 
-    def make_context(self, *args: Any, **extra: Any) -> Any:
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> Any:
         """Read the arguments before the verb."""
+        # Before a verb has read it, which it may not come to:
+        answers.owes_json = "--json" in takewhile(lambda argument: argument != "--", args)
         with _usage_told():
-            return super().make_context(*args, **extra)
+            return super().make_context(info_name, args, *more, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         """Read the verb's arguments, and run it."""
@@ -85,7 +88,6 @@ def main() -> None:
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115  # it may have been closed
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # of a terminal that cannot show a class's name
-    answers.is_json = False
     try:
         try:
             app()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import takewhile
 from typing import Any, ClassVar
 
 from rich.console import Console
@@ -20,9 +19,9 @@ class Messages(Console):
 
 
 class Answers(Console):
-    """Answers on stdout; `is_json` once an object has been printed there."""
+    """Answers on stdout; `owes_json` from --json on until an object has been printed there."""
 
-    is_json = False
+    owes_json = False
 
 
 messages = Messages(stderr=True, highlight=False)
@@ -32,7 +31,7 @@ answers = Answers(highlight=False, soft_wrap=True)
 def emit(as_json: bool, value: Any, show: Callable[[], None]) -> None:
     """Print a result: as JSON on stdout, or for people."""
     if as_json:
-        answers.is_json = True
+        answers.owes_json = False
         unicode = "utf" in (sys.stdout.encoding or "utf").lower()
         print(json.dumps(value, ensure_ascii=not unicode, allow_nan=False), flush=True)
     else:
@@ -41,8 +40,7 @@ def emit(as_json: bool, value: Any, show: Callable[[], None]) -> None:
 
 def emit_error(fault: str, mend: str = "") -> None:
     """Print with --json what could not be done as the one object on stdout, unless there is one."""
-    options = list(takewhile(lambda argument: argument != "--", sys.argv[1:]))  # a verb may not have come to read them
-    if "--json" in options and not answers.is_json:
+    if answers.owes_json:
         emit(True, {"error": fault, "mend": mend}, lambda: None)
 
 

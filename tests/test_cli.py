@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 from bad_pictures import ACCEPTED, IGNORED, write_bad_folder
 from small import BACKBONE, CONFIG, IMAGE_SIZE, Run, edge_cl, write_looks, write_weights
+from typer.testing import CliRunner
 
 from edge_cl import Learner
+from edge_cl.cli import app
 from edge_cl.config import SHIPPED
 from edge_cl.decode import path_text
 from edge_cl.store import Store
@@ -355,6 +357,13 @@ def test_json_of_what_cannot_be_done(store: Path, monkeypatch: pytest.MonkeyPatc
     assert "No such option" in edge_cl("log", "--repot", "--json").error
     monkeypatch.setattr(Store, "head", property(lambda self: (_ for _ in ()).throw(OSError(5, "Input/output error"))))
     assert edge_cl("log", "--json", "--store", store).error == "Input/output error."
+
+
+def test_a_program_that_calls_the_app_has_options_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["program", "--json"])
+    assert CliRunner().invoke(app, ["log", "--repot"]).stdout == ""
+    monkeypatch.setattr(sys, "argv", ["program"])
+    assert "--repot" in json.loads(CliRunner().invoke(app, ["log", "--repot", "--json"]).stdout)["error"]
 
 
 @pytest.mark.parametrize(
