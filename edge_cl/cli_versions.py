@@ -48,10 +48,12 @@ def forget(
     """Forget classes, without retraining."""
     from edge_cl.learner import Learner
 
-    version = Learner.open(store).forget(names)
+    learner = Learner.open(store)
+    version = learner.forget(names)
     gone: Any = version.record["forgotten"]
+    back = f"{learner.store.command('rollback')} brings {'them' if len(gone) > 1 else 'it'} back"
     value = {"version": version.number, "forgotten": gone, "known_classes": version.record["classes"]}
-    emit(as_json, value, lambda: say(f"Forgot {', '.join(gone)}; edge-cl rollback brings them back."))
+    emit(as_json, value, lambda: say(f"Forgot {', '.join(gone)}; {back}."))
 
 
 def log(
@@ -106,7 +108,7 @@ def _show_saved_report(learner: Any, as_json: bool) -> None:
     store, head = learner.store, learner.store.head
     if "report.md" not in head.objects:
         raise EdgeClError(
-            f"Version {head.number} is no learn: it has no report.", mend="edge-cl log lists the versions."
+            f"Version {head.number} is no learn: it has no report.", mend=f"{store.command('log')} lists the versions."
         )
     saved = store.read_json(head, "metrics.json")
     report = with_names(saved, [c["name"] for c in learner.classes()])

@@ -451,7 +451,7 @@ class Learner:
                 if number is None:
                     raise StoreError(
                         "The version in force is the first: there is nothing before it.",
-                        mend="Name a version: edge-cl log lists them.",
+                        mend=f"Name a version: {self.store.command('log')} lists them.",
                     )
             return transaction.move_head(number)
 
@@ -469,7 +469,7 @@ class Learner:
         known = [c["name"] for c in state["classes"]]
         faults = [f"There is no class {n!r}. {did_you_mean(n, known)}" for n in names if n not in known]
         if faults:
-            raise EdgeClError(*faults, mend="edge-cl classes lists what is known.")
+            raise EdgeClError(*faults, mend=f"{self.store.command('classes')} lists what is known.")
 
     # Answering ----------------------------------------------------------------------------------------------------
 

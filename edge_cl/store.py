@@ -42,6 +42,10 @@ class Store:
         """The directory as messages name it: as it was given."""
         return self.files.given
 
+    def command(self, verb: str) -> str:
+        """Return a command for this store, to be shown."""
+        return self.files.command(verb)
+
     @property
     def path(self) -> Path:
         """The directory as it is found, whatever the working directory is by now."""

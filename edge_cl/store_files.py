@@ -111,6 +111,10 @@ class StoreFiles:
             f"Object {name!r} of version {number}: {seen[ref]}." for name, ref in version.objects.items() if seen[ref]
         ]
 
+    def command(self, verb: str) -> str:
+        """Return a command for this store, to be shown: without --store it might be done to another."""
+        return f"edge-cl {verb} --store {shlex.quote(str(self.given))}"
+
     def way_on(self) -> str:
         """Say how to go on from damage: the newest whole version before the one in force, else the newest whole one.
 
@@ -124,7 +128,7 @@ class StoreFiles:
             return f"No version is whole: restore {self.given} from a copy."
         if whole in lineage[:1]:
             return f"Version {whole}, the one in force, is whole; restore the other from a copy."
-        command = f"edge-cl rollback {whole} --store {shlex.quote(str(self.given))}"
+        command = self.command(f"rollback {whole}")
         if whole in lineage:
             return f"Go back to the newest whole version before it: {command}"
         version = self.load(whole)

@@ -124,7 +124,8 @@ class Transaction:
         """
         if number not in self.files.numbers():
             raise StoreError(
-                f"Version {number} does not exist.", mend="edge-cl log lists the versions for edge-cl rollback VERSION."
+                f"Version {number} does not exist.",
+                mend=f"{self.files.command('log')} lists the versions for edge-cl rollback VERSION.",
             )
         if faults := self.files.faults(number, {}):
             raise StoreError(*faults, mend=self.files.way_on())

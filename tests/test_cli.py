@@ -348,7 +348,7 @@ def test_json_of_what_cannot_be_done(store: Path, monkeypatch: pytest.MonkeyPatc
     faults = ["There is no class 'nutt'. Did you mean nut?", "There is no class 'bold'. Did you mean bolt?"]
     assert (run.code, json.loads(run.out)) == (
         1,
-        {"error": " ".join(faults), "mend": "edge-cl classes lists what is known."},
+        {"error": " ".join(faults), "mend": f"edge-cl classes --store {store} lists what is known."},
     )
     assert run.err.splitlines() == [*(f"error: {fault}" for fault in faults), json.loads(run.out)["mend"]]
     assert edge_cl("forget", "nutt", "--store", store).out == ""
@@ -408,7 +408,7 @@ def test_output_for_people(made: Path, store: Path) -> None:
             made / "second",
         ): "new classes 2 pictures learned from 16 classes known 5 accuracy on new",
         ("rename", "nut", "x"): "nut is now x.",
-        ("forget", "x"): "Forgot x; edge-cl rollback brings them back.",
+        ("forget", "x"): f"Forgot x; edge-cl rollback --store {store} brings it back.",
         ("rollback",): "is in force.",
         ("prune", "--keep", "1", "--dry-run"): "Versions to delete: 0, 1, 2. To free: ",
         ("prune", "--keep", "1"): "MB. Left: 3, 4.",
