@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-STAGES = ("total", "scan", "shared", "prefix", "train", "head")
 POINTS = 100  # accuracies are fractions; people read points
+STAGES = ("total", "scan", "shared", "prefix", "train", "head")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class LearnReport:
             "",
             "| stage | seconds |",
             "|---|---|",
-            *(f"| {stage} | {self.seconds[stage]:.1f} |" for stage in STAGES),
+            *(f"| {stage} | {self.seconds[stage]:.1f} |" for stage in STAGES if stage in self.seconds),
             "",
             f"Peak memory {self.peak_memory_mb:.0f} MB{self._kept_to_memory()}, {self.epochs} epochs."
             f"{self._kept_to_time()} Pictures encoded by {self.runtime}.",
@@ -180,7 +180,8 @@ class LearnReport:
         left.plot(steps, means, marker="o", color="C0", label="mean over tasks")
         left.plot([], [], color="0.7", label="one task")
         left.set(xlabel="learn", ylabel="hold-out accuracy, %", ylim=(0, 102), title="Accuracy after each learn")
-        left.xaxis.get_major_locator().set_params(integer=True)
+        left.set_xlim(0.5, max(len(steps), 1) + 0.5)  # there are whole numbers alone, of one learn too
+        left.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         left.legend(loc="lower left")
         right.barh([name for name, _ in shown], [value * POINTS for _, value in shown], color="C0")
         title = (

@@ -14,7 +14,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from PIL import Image
-from small import BACKBONE, CONFIG, LOOKS, copied, hashes, ids, picture, write_looks
+from small import BACKBONE, CONFIG, LOOKS, copied, drawn, hashes, ids, picture, write_looks
 from two_tasks import EVERY, FIRST, SECOND, TASKS, THIRD, means, model, predictions, work
 
 from edge_cl import LearnConfig, Learner
@@ -301,6 +301,18 @@ def test_a_report_has_no_heading_with_nothing_below_it(learner: Learner) -> None
 def test_a_saved_report_is_written_again_as_it_was(learner: Learner) -> None:
     saved: Any = learner.store.read_json(learner.store.head, "metrics.json")
     assert LearnReport(**saved).to_markdown() == learner.store.read_bytes(learner.store.head, "report.md").decode()
+
+
+@pytest.mark.parametrize("learns", [0, 1, 2, 30])
+def test_the_plot_counts_learns_in_whole_numbers(learner: Learner, learns: int) -> None:
+    saved: Any = learner.store.read_json(learner.store.head, "metrics.json")
+    with drawn() as figures:
+        LearnReport(**{**saved, "accuracy_matrix": [{"task-1": 0.5}] * learns}).plot()
+    left = figures[0].axes[0]
+    low, high = left.get_xlim()
+    ticks = [tick for tick in left.get_xticks() if low <= tick <= high]
+    assert ticks and all(tick == round(tick) for tick in ticks), ticks
+    assert low < 1 and high > learns
 
 
 def test_report_lies_in_the_version(learner: Learner, tmp_path: Path) -> None:
