@@ -238,16 +238,21 @@ def _dry_run(
 
 
 def _show_report(report: Any, store: Store | None) -> None:
-    from edge_cl.report import percent, weakest
+    from edge_cl.report import FORGETTING, percent, weakest
 
     old = report.old_class_accuracy
     stages = ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items() if k != "total" and v >= 0.05)
     new = [("accuracy on new classes (hold-out)", percent(report.holdout_accuracy))] if report.classes else []
+    lost = []
+    if report.has_old_classes:
+        lost = [
+            ("old classes before → after", f"{percent(old['before'])} → {percent(old['after'])}"),
+            (FORGETTING, report.forgotten()),
+        ]
     rows = [
         *report.counts(),
         *new,
-        ("old classes before → after", f"{percent(old['before'])} → {percent(old['after'])}"),
-        ("forgetting", f"{report.forgetting * 100:.1f} points"),
+        *lost,
         ("time", f"{report.seconds['total']:.1f} s{f', of it {stages}' if stages else ''}"),
         ("peak memory", f"{report.peak_memory_mb:.0f} MB, predicted {report.budget['predicted_mb']:.0f} MB"),
     ]

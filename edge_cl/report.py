@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 POINTS = 100  # accuracies are fractions; people read points
+FORGETTING = "forgetting (best so far - now, mean over tasks)"
 STAGES = ("total", "scan", "shared", "prefix", "train", "head")
 
 
@@ -79,6 +80,13 @@ class LearnReport:
         before, after = self.old_class_accuracy.get("before"), self.old_class_accuracy.get("after")
         joined = "more pictures of known classes" if self.updated_classes else "pictures of nothing known"
         new = [f"| new classes, among all known | {percent(self.holdout_accuracy)} |"] if self.classes else []
+        old = []
+        if self.has_old_classes:
+            old = [
+                f"| old classes before | {percent(before)} |",
+                f"| old classes after | {percent(after)} |",
+                f"| {FORGETTING} | {self.forgotten()} |",
+            ]
         lines = [
             f"# Learned {self.task or joined}",
             "",
@@ -89,9 +97,7 @@ class LearnReport:
             "| | hold-out accuracy |",
             "|---|---|",
             *new,
-            f"| old classes before | {percent(before)} |",
-            f"| old classes after | {percent(after)} |",
-            f"| forgetting (best so far - now, mean over tasks) | {self.forgetting * POINTS:.1f} points |",
+            *old,
             "",
             *self._trust(),
             "## Accuracy of each task after each learn",
@@ -125,6 +131,16 @@ class LearnReport:
         counts += [("known classes with new pictures", updated)] if updated else []
         counts += [("pictures learned from", self.images), ("classes known", len(self.known_classes))]
         return [(name, str(count)) for name, count in counts]
+
+    @property
+    def has_old_classes(self) -> bool:
+        """Whether classes were known before, of which something may have been lost."""
+        return len(self.known_classes) > len(self.classes)
+
+    def forgotten(self) -> str:
+        """Write the forgetting, where it was measured."""
+        measured = self.old_class_accuracy.get("before") is not None
+        return f"{self.forgetting * POINTS:.1f} points" if measured else percent(None)
 
     def _trust(self) -> list[str]:
         """Write how far confidence and the unknown test can be relied on, where that was measured."""
