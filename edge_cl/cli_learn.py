@@ -240,7 +240,7 @@ def _dry_run(
 def _show_report(report: Any, store: Store | None) -> None:
     from edge_cl.report import FORGETTING, percent, weakest
 
-    old = report.old_class_accuracy
+    old, passed = report.old_class_accuracy, report.unknown["false_accepts"]
     stages = ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items() if k != "total" and v >= 0.05)
     new = [("accuracy on new classes (hold-out)", percent(report.holdout_accuracy))] if report.classes else []
     lost = []
@@ -253,6 +253,7 @@ def _show_report(report: Any, store: Store | None) -> None:
         *report.counts(),
         *new,
         *lost,
+        *([] if passed is None else [("negatives not called unknown", percent(passed))]),
         ("time", f"{report.seconds['total']:.1f} s{f', of it {stages}' if stages else ''}"),
         ("peak memory", f"{report.peak_memory_mb:.0f} MB, predicted {report.budget['predicted_mb']:.0f} MB"),
     ]

@@ -420,6 +420,13 @@ def test_output_for_people(made: Path, store: Path) -> None:
         assert shown in flat(run.out + run.err)
 
 
+def test_a_learn_says_how_many_negatives_pass(made: Path, store: Path) -> None:
+    args = ("learn", "--new-classes", made / "second", "--method", "prototype", "--store", store)
+    run = edge_cl(*args, "--negatives", made / "fresh" / "nut")
+    assert run.code == 0, run.err
+    assert re.search(r"negatives not called unknown \d+\.\d % ", flat(run.out)), run.out
+
+
 ODD_NAMES = {
     "plot mathematics": "$\\frac$",
     "two dollars": "$x_{$",
