@@ -22,6 +22,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 def __getattr__(name: str) -> Any:
     """Import public names when they are first used: `import edge_cl` stays light."""
+    if name == "__version__":
+        from edge_cl.store import edge_cl_version
+
+        return edge_cl_version()
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'edge_cl' has no attribute {name!r}")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -78,6 +78,25 @@ VERBS: dict[str, Callable[..., None]] = {
     "export": export,
     "doctor": doctor,
 }
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from edge_cl.store import edge_cl_version
+
+        answers.print(f"edge-cl {edge_cl_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def before(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version of edge-cl.")
+    ] = False,
+) -> None:
+    """Read what is asked before any verb."""
+
+
 for name, verb in VERBS.items():
     app.command(name)(verb)
 app.add_typer(benchmark, name="benchmark")

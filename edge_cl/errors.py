@@ -49,7 +49,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Return the known names closest to `name`, or else the first of them, as the end of an error message."""
     from difflib import get_close_matches
 
-    if near := get_close_matches(name, known, n=3, cutoff=0.5):
+    if near := get_close_matches(name, known):
         return f"Did you mean {' or '.join(near)}?"
     more = len(known) - FEW
     return f"Known: {', '.join(known[:FEW]) or 'none'}{f' and {more} more' if more > 0 else ''}."

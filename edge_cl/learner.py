@@ -453,6 +453,11 @@ class Learner:
                         "The version in force is the first: there is nothing before it.",
                         mend=f"Name a version: {self.store.command('log')} lists them.",
                     )
+                if number not in self.store.files.numbers():
+                    raise StoreError(
+                        f"Version {number}, the one before, was pruned.",
+                        mend=f"Name another: {self.store.command('log')} lists them.",
+                    )
             return transaction.move_head(number)
 
     def prune(self, keep: int = KEPT_VERSIONS, *, dry_run: bool = False) -> Pruned:

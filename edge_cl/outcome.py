@@ -11,7 +11,7 @@ import numpy as np
 from edge_cl.architecture import BackboneSpec
 from edge_cl.assessment import Assessment, assess, look_alikes
 from edge_cl.config import LearnConfig
-from edge_cl.errors import EdgeClError
+from edge_cl.errors import FEW, EdgeClError
 from edge_cl.intake import Intake, skipped_json
 from edge_cl.learning import Learned
 from edge_cl.model import Model
@@ -180,8 +180,20 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
             f"{model.names[one]!r} looks much like {model.names[other]!r}, which another task taught: they will be "
             "taken for each other. More varied pictures of both may tell them apart."
         )
+    unmeasured = [c.name for c in model.classes if c.name in learned.intake.new and c.id not in after.per_class]
     if not after.pictures:
         notes.append("Too few pictures to hold any out: accuracy, confidence and the unknown test are not calibrated.")
+    elif unmeasured:
+        names, more = ", ".join(map(repr, unmeasured[:FEW])), len(unmeasured) - FEW
+        notes.append(
+            f"Too few pictures of {names}{f' and {more} more' if more > 0 else ''} to hold any out: how well they are "
+            "told is not in the accuracy on new classes."
+        )
+    if len(model.classes) == 1:
+        notes.append(
+            f"{model.classes[0].name!r} is the only class known: what is not called unknown gets its name, at a "
+            "confidence of 100 %. Teach a second class; pictures of nothing known (--negatives) tighten that test."
+        )
     return notes
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,7 @@ def test_json_of_prune(store: Path) -> None:
     assert value == {**planned, "dry_run": False}
     assert sum(sizes) - value["freed_bytes"] == sum(p.stat().st_size for p in (store / "objects").glob("*/*"))
     run = edge_cl("rollback", "--store", store)
-    assert (run.code, "Version 2 does not exist" in flat(run.err)) == (1, True)
+    assert (run.code, "Version 2, the one before, was pruned." in flat(run.err)) == (1, True)
     value = edge_cl("prune", "--json", "--store", store).json
     assert (value["removed"], value["versions"], value["freed_bytes"]) == ([], [3], 0)
     assert [c["name"] for c in edge_cl("classes", "--json", "--store", store).json["classes"]] == ["hex nut", "washer"]
@@ -343,6 +344,11 @@ def test_answers_that_cannot_be_written(store: Path, tmp_path: Path, options: tu
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 2, done.stderr
+
+
+def test_the_version_of_the_program() -> None:
+    run = edge_cl("--version")
+    assert (run.code, run.out) == (0, f"edge-cl {metadata.version('edge-cl')}\n")
 
 
 def test_json_of_what_cannot_be_done(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

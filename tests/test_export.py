@@ -393,7 +393,7 @@ def test_without_adapters(tmp_path: Path, layout: str) -> None:
         ({"format": "onx"}, "Unknown format 'onx'.\nDid you mean onnx"),
         ({"layout": "share"}, "Unknown layout 'share'.\nDid you mean shared?"),
         ({"layout": "MERGED"}, "Unknown layout 'MERGED'.\nKnown: shared, merged."),
-        ({"precision": "fp8"}, "Unknown precision 'fp8'.\nDid you mean fp32 or fp16?"),
+        ({"precision": "fp8"}, "Unknown precision 'fp8'.\nKnown: fp32, fp16."),
         ({"precision": "half"}, "Unknown precision 'half'.\nKnown: fp32, fp16."),
         ({"format": "peft", "layout": "shared"}, "PEFT's format has no layout or precision."),
     ],

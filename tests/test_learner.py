@@ -298,6 +298,16 @@ def test_a_report_has_no_heading_with_nothing_below_it(learner: Learner) -> None
     assert "## Weakest classes\n\n- mug: 50.0 %\n\n## Most frequent mistakes\n\n- mug taken for cup: 2\n\n##" in bad
 
 
+def test_a_report_names_the_classes_that_it_did_not_measure(blank: Learner, tmp_path: Path) -> None:
+    learner = copied(blank, tmp_path / "store")
+    first = learner.learn(write_looks(tmp_path / "first", {"mug": 1}, 8), CONFIG)
+    assert any(note.startswith("'mug' is the only class known") for note in first.notes)
+    more = write_looks(write_looks(tmp_path / "second", {"hat": 2}, 8), {"cup": 3, "tin": 4}, 2)
+    notes = learner.learn(more, CONFIG).notes
+    assert any(note.startswith("Too few pictures of 'cup', 'tin' to hold any out") for note in notes)
+    assert not any("only class" in note for note in notes)
+
+
 def test_a_saved_report_is_written_again_as_it_was(learner: Learner) -> None:
     saved: Any = learner.store.read_json(learner.store.head, "metrics.json")
     assert LearnReport(**saved).to_markdown() == learner.store.read_bytes(learner.store.head, "report.md").decode()
