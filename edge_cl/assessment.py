@@ -34,6 +34,8 @@ SOFT = 0.5  # mean probability of the right classes at which two squares are com
 MEANS_CONFIDENCE = 0.99  # of the class means in themselves, on average, at the temperature that fits begin from
 MEANS_WORTH = 24  # pictures that this temperature counts as much as, where pictures were held out
 ALIKE = 2.0  # log-odds that tell two class means apart, below which the classes are named as look-alikes
+STILL = 0.1  # of how far class means are apart, below which a class's pictures hardly differ; in photo series 0.2
+FEWEST_STILL = 3  # probes of a class that tell so
 CLEARLY = 2.0  # standard errors by which a task branch has to win to be asked
 EXIT_CONFIDENCES = (0.98, 0.99)  # tried for the exit, ...
 EXIT_AGREEMENT = 0.99  # ... whose answers that stand have to be the whole model's so often
@@ -369,6 +371,29 @@ def look_alikes(model: Model, task: int) -> list[tuple[int, int]]:
         for i in np.flatnonzero(head.tasks == task)
         if margins[i, nearest[i]] <= ALIKE
     ]
+
+
+def hardly_varied(model: Model) -> list[int]:
+    """Return the ids of the classes whose probes hardly differ, as frames do of a thing that stands still.
+
+    They are told right, whatever other views of the thing are. Differences are one minus the cosine of features.
+    """
+    if len(model.classes) < 2:
+        return []
+    least = STILL * _apart(model.statistics.means)
+    found = []
+    for probes in model.probes.values():
+        for c in np.unique(probes.classes):
+            features = probes.features[probes.classes == c].astype(np.float32)
+            if len(features) >= FEWEST_STILL and _apart(features) < least:
+                found.append(int(c))
+    return found
+
+
+def _apart(features: Array) -> float:
+    """Return one minus the cosine of features (n, F), mean of all pairs."""
+    n, unit = len(features), features / np.linalg.norm(features, axis=1, keepdims=True)
+    return n / (n - 1) * (1 - float((unit.mean(0) ** 2).sum()))
 
 
 def _scores_of_means(head: Head, statistics: Statistics) -> Array:

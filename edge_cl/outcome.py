@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from edge_cl.architecture import BackboneSpec
-from edge_cl.assessment import Assessment, assess, look_alikes
+from edge_cl.assessment import Assessment, assess, hardly_varied, look_alikes
 from edge_cl.config import LearnConfig
 from edge_cl.errors import FEW, EdgeClError
 from edge_cl.intake import Intake, skipped_json
@@ -180,14 +180,20 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
             f"{model.names[one]!r} looks much like {model.names[other]!r}, which another task taught: they will be "
             "taken for each other. More varied pictures of both may tell them apart."
         )
+    taught = {*learned.intake.new, *learned.intake.known}
+    still = [name for name in map(model.names.__getitem__, hardly_varied(model)) if name in taught]
+    if still:
+        notes.append(
+            f"The pictures of {_listed(still)} hardly differ: those held out are told right, yet other views of the "
+            "same thing may not be known. Turn and move it while its pictures are taken."
+        )
     unmeasured = [c.name for c in model.classes if c.name in learned.intake.new and c.id not in after.per_class]
     if not after.pictures:
         notes.append("Too few pictures to hold any out: accuracy, confidence and the unknown test are not calibrated.")
     elif unmeasured:
-        names, more = ", ".join(map(repr, unmeasured[:FEW])), len(unmeasured) - FEW
         notes.append(
-            f"Too few pictures of {names}{f' and {more} more' if more > 0 else ''} to hold any out: how well they are "
-            "told is not in the accuracy on new classes."
+            f"Too few pictures of {_listed(unmeasured)} to hold any out: how well they are told is not in the accuracy "
+            "on new classes."
         )
     if len(model.classes) == 1:
         notes.append(
@@ -195,6 +201,11 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
             "confidence of 100 %. Teach a second class; pictures of nothing known (--negatives) tighten that test."
         )
     return notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - FEW
+    return ", ".join(map(repr, names[:FEW])) + (f" and {more} more" if more > 0 else "")
 
 
 def _copy_notes(intake: Intake) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 from small import BACKBONE, CONFIG, LOOKS, copied, drawn, hashes, ids, picture, write_looks
 from two_tasks import EVERY, FIRST, SECOND, TASKS, THIRD, means, model, predictions, work
 
@@ -306,6 +307,24 @@ def test_a_report_names_the_classes_that_it_did_not_measure(blank: Learner, tmp_
     notes = learner.learn(more, CONFIG).notes
     assert any(note.startswith("Too few pictures of 'cup', 'tin' to hold any out") for note in notes)
     assert not any("only class" in note for note in notes)
+
+
+def test_a_report_names_a_class_that_was_recorded_standing_still(tmp_path: Path) -> None:
+    """Pictures of the demo's things differ; frames of one picture, each a little aside and lighter, hardly do."""
+    shown = Path(__file__).parents[1] / "examples/tabletop/train"
+    for name in ("ball", "book", "mug"):
+        (tmp_path / "things" / name).mkdir(parents=True)
+        for i, path in enumerate(sorted((shown / name).glob("*.jpg"))[:12]):
+            shutil.copy(path, tmp_path / "things" / name / f"{i}.jpg")
+    still = Image.open(next((shown / "remote").glob("*.jpg"))).convert("RGB")
+    (tmp_path / "things/remote").mkdir()
+    for i in range(12):
+        frame = still.crop((i % 4, i // 4, still.width - 4 + i % 4, still.height - 4 + i // 4))
+        ImageEnhance.Brightness(frame).enhance(1 + i / 200).save(tmp_path / f"things/remote/{i}.png")
+    learner = Learner.init(tmp_path / "store", device="cpu")
+    notes = learner.learn(tmp_path / "things", LearnConfig(method="prototype", hold_out=0.25)).notes
+    told = [note for note in notes if "hardly differ" in note]
+    assert len(told) == 1 and told[0].startswith("The pictures of 'remote' hardly differ")
 
 
 def test_a_saved_report_is_written_again_as_it_was(learner: Learner) -> None:
