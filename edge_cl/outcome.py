@@ -166,6 +166,8 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
             "The shared adapter moved, and with it the features of the old classes: "
             "their accuracy is an estimate from their old or corrected statistics, and may be too high."
         )
+    if old.classes and not old.probes and model.config.max_forgetting is not None:
+        notes.append("No picture of the old classes was held out: whether they lost more than allowed is not measured.")
     if learned.task is not None and learned.epochs == 0 and model.config.method != "prototype":
         notes.append("Too few classes or pictures to train adapters on: statistics alone were taken.")
     if model.closer:

@@ -304,9 +304,17 @@ def test_a_report_names_the_classes_that_it_did_not_measure(blank: Learner, tmp_
     first = learner.learn(write_looks(tmp_path / "first", {"mug": 1}, 8), CONFIG)
     assert any(note.startswith("'mug' is the only class known") for note in first.notes)
     more = write_looks(write_looks(tmp_path / "second", {"hat": 2}, 8), {"cup": 3, "tin": 4}, 2)
-    notes = learner.learn(more, CONFIG).notes
+    notes = learner.learn(more, replace(CONFIG, max_forgetting=1)).notes
+    assert not any("lost more than allowed" in note for note in notes)
     assert any(note.startswith("Too few pictures of 'cup', 'tin' to hold any out") for note in notes)
     assert not any("only class" in note for note in notes)
+
+
+def test_a_limit_of_forgetting_that_cannot_be_told_is_noted(blank: Learner, tmp_path: Path) -> None:
+    learner = copied(blank, tmp_path / "store")
+    learner.learn(write_looks(tmp_path / "first", {"mug": 1}, 2), CONFIG)
+    report = learner.learn(write_looks(tmp_path / "second", {"hat": 2}, 8), replace(CONFIG, max_forgetting=1))
+    assert any("whether they lost more than allowed is not measured" in note for note in report.notes)
 
 
 def test_a_report_names_a_class_that_was_recorded_standing_still(tmp_path: Path) -> None:
