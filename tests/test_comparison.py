@@ -224,7 +224,7 @@ def test_adapt_once_trains_on_the_first_task_alone(setting: Setting) -> None:
 def test_an_unknown_method_is_named(data: Path, tmp_path: Path) -> None:
     done = edge_cl("benchmark", "accuracy", data, "--method", "lda", "--output", tmp_path)
     assert done.code == 2
-    assert "Unknown method 'lda'. Did you mean lda-all or lda-last?" in done.err
+    assert "Unknown method 'lda'. Did you mean lda-all?" in done.err
 
 
 @pytest.mark.parametrize("text", ["x", "", "0", "1,,2", "-3", "1.5"])
