@@ -41,7 +41,7 @@ def check_disk(subject: Subject) -> Iterator[Finding]:
         yield Finding("disk", False, f"{place} cannot be written", mend, "this user has no right to write there")
     elif free_mb <= FREE_MB:
         cause = f"a learn needs up to {FREE_MB} MB for checkpoints and the new version"
-        prune = f"Delete old versions: edge-cl prune --store {shlex.quote(str(store))}"
+        prune = f"Delete old versions: {Store(store).command('prune')}"
         mend = prune if len(list((store / "versions").glob("*.json"))) > KEPT_VERSIONS else "Free some space."
         yield Finding("disk", False, f"{free_mb} MB free at {place}", mend, cause)
     else:
@@ -82,7 +82,7 @@ def _way_on(store: Store) -> tuple[bool, str, str]:
     head, numbers = store.head.number, store.files.numbers()
     if store.files.faults(head, {}):
         return False, store.files.way_on(), ""
-    prune = f"edge-cl prune --keep 1 --store {shlex.quote(str(store.given))}"
+    prune = store.command("prune --keep 1")
     if numbers[-1] != head and store.files.faults(numbers[-1], {}):  # the newest stays: its number is not used again
         prune = f"After the next learn, which makes a newer version: {prune}"
     return True, prune, f"version {head}, the one in force, is whole; to delete the others clears it"

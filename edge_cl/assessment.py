@@ -8,7 +8,7 @@ pictures that made them, and pictures to come vary in other ways.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -373,8 +373,8 @@ def look_alikes(model: Model, task: int) -> list[tuple[int, int]]:
     ]
 
 
-def hardly_varied(model: Model) -> list[int]:
-    """Return the ids of the classes whose probes hardly differ, as frames do of a thing that stands still.
+def hardly_varied(model: Model, classes: Collection[int]) -> list[int]:
+    """Return which of some class ids are of classes whose probes hardly differ, as frames of a thing that stands still.
 
     They are told right, whatever other views of the thing are. Differences are one minus the cosine of features.
     """
@@ -383,7 +383,7 @@ def hardly_varied(model: Model) -> list[int]:
     least = STILL * _apart(model.statistics.means)
     found = []
     for probes in model.probes.values():
-        for c in np.unique(probes.classes):
+        for c in np.intersect1d(probes.classes, list(classes)):
             features = probes.features[probes.classes == c].astype(np.float32)
             if len(features) >= FEWEST_STILL and _apart(features) < least:
                 found.append(int(c))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -267,4 +266,4 @@ def _show_report(report: Any, store: Store | None) -> None:
     if report.export is not None and "error" not in report.export:
         say(f"exported: {report.export['path']} in {report.export['seconds'] * 1000:.0f} ms")
     if store and "report.md" in store.head.objects:
-        say(f"Full report: edge-cl log --report --store {quote(str(store.given))}")
+        say(f"Full report: {store.command('log --report')}")

@@ -51,5 +51,10 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
     if near := get_close_matches(name, known):
         return f"Did you mean {' or '.join(near)}?"
-    more = len(known) - FEW
-    return f"Known: {', '.join(known[:FEW]) or 'none'}{f' and {more} more' if more > 0 else ''}."
+    return f"Known: {listed(known) or 'none'}."
+
+
+def listed(names: Sequence[str]) -> str:
+    """Write the first few names, and how many more there are."""
+    more = len(names) - FEW
+    return ", ".join(names[:FEW]) + (f" and {more} more" if more > 0 else "")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any, cast
 
 from edge_cl.config import BACKBONES_DIR, KEPT_VERSIONS, MOST_SEED, SHIPPED, LearnConfig
@@ -407,7 +406,7 @@ class Learner:
         if not model.classes:
             raise EdgeClError(
                 f"{self.store.given} knows no class yet.",
-                mend=f"Teach some: edge-cl learn --new-classes DIR --store {quote(str(self.store.given))}",
+                mend=f"Teach some: {self.store.command('learn --new-classes DIR')}",
             )
 
     def rename(self, old: str, new: str) -> Version:

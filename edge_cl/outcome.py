@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from edge_cl.architecture import BackboneSpec
 from edge_cl.assessment import Assessment, assess, hardly_varied, look_alikes
 from edge_cl.config import LearnConfig
-from edge_cl.errors import FEW, EdgeClError
+from edge_cl.errors import EdgeClError, listed
 from edge_cl.intake import Intake, skipped_json
 from edge_cl.learning import Learned
 from edge_cl.model import Model
@@ -182,19 +182,19 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
             f"{model.names[one]!r} looks much like {model.names[other]!r}, which another task taught: they will be "
             "taken for each other. More varied pictures of both may tell them apart."
         )
-    taught = {*learned.intake.new, *learned.intake.known}
-    still = [name for name in map(model.names.__getitem__, hardly_varied(model)) if name in taught]
+    taught = [model.ids[name] for name in (*learned.intake.new, *learned.intake.known)]
+    still = [repr(model.names[c]) for c in hardly_varied(model, taught)]
     if still:
         notes.append(
-            f"The pictures of {_listed(still)} hardly differ: those held out are told right, yet other views of the "
+            f"The pictures of {listed(still)} hardly differ: those held out are told right, yet other views of the "
             "same thing may not be known. Turn and move it while its pictures are taken."
         )
-    unmeasured = [c.name for c in model.classes if c.name in learned.intake.new and c.id not in after.per_class]
+    unmeasured = [repr(name) for name in learned.intake.new if model.ids[name] not in after.per_class]
     if not after.pictures:
         notes.append("Too few pictures to hold any out: accuracy, confidence and the unknown test are not calibrated.")
     elif unmeasured:
         notes.append(
-            f"Too few pictures of {_listed(unmeasured)} to hold any out: how well they are told is not in the accuracy "
+            f"Too few pictures of {listed(unmeasured)} to hold any out: how well they are told is not in the accuracy "
             "on new classes."
         )
     if len(model.classes) == 1:
@@ -203,11 +203,6 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
             "confidence of 100 %. Teach a second class; pictures of nothing known (--negatives) tighten that test."
         )
     return notes
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - FEW
-    return ", ".join(map(repr, names[:FEW])) + (f" and {more} more" if more > 0 else "")
 
 
 def _copy_notes(intake: Intake) -> list[str]:

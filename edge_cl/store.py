@@ -277,7 +277,7 @@ class Store:
                 )
 
     def _check_format(self) -> None:
-        make = f"Make one: edge-cl init --store {shlex.quote(str(self.given))} (`edge-cl learn` does it too)."
+        make = f"Make one: {self.command('init')} (`edge-cl learn` does it too)."
         try:
             with self.files.readable():
                 if not self.path.exists():

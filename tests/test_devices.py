@@ -194,7 +194,11 @@ NANO = (PROFILES_DIR / "orin-nano-8gb.toml").read_text()
         ('name = "Jetson', 'title = "Jetson', ["name is missing.", "title is unknown."]),
         ('jetpack_floor = "6.1"', "", ["either jetpack_floor or refused"]),
         ("batch = 16", "", ["defaults.batch is missing."]),
-        ("batch = 16", "batches = 16", ["defaults.batch is missing.", "batches is unknown. Did you mean batch"]),
+        (
+            "batch = 16",
+            "batches = 16",
+            ["defaults.batch is missing.", "defaults.batches is unknown. Did you mean batch"],
+        ),
         ("sm_mhz = 1020", 'sm_mhz = "1020"', ["super.sm_mhz must be int or float"]),
         ("standard = [", "normal = [", ["power_modes.normal is unknown."]),
         (
