@@ -4,47 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from edge_cl.backend import Backend, Encoding
 from edge_cl.errors import EdgeClError
-from edge_cl.lora import Adapter
-from edge_cl.preprocess import Pixels
+from edge_cl.features import CompiledGraphs, Encoder
 from edge_cl.version import canonical_json
 
 if TYPE_CHECKING:
     from edge_cl.export.exporter import Snapshot
-    from edge_cl.features import Encoder
-
-
-@dataclass(frozen=True)
-class CompiledGraphs:
-    """Prefix and base branch, compiled with certain adapters.
-
-    Attributes:
-        name: of the runtime that runs them.
-        backend: runs them.
-        digest: SHA-256 of all that decides what they give: graphs, weights, adapters and runtime.
-        shared: the shared adapter that they were compiled with.
-        base: the base adapter, likewise.
-    """
-
-    name: str
-    backend: Backend
-    digest: str
-    shared: Adapter | None
-    base: Adapter | None
-
-    def encode(self, pixels: Pixels, device: torch.device) -> Encoding:
-        """Run prefix and base branch on (B, S, S, 3) uint8; the tokens are a tensor on a device."""
-        encoding = self.backend.encode(pixels)
-        tokens = torch.from_numpy(np.asarray(encoding.tokens, np.float32)).to(device)
-        return Encoding(tokens, encoding.features, encoding.last)
 
 
 def with_compiled(encoder: Encoder, snapshot: Snapshot, path: Path) -> Encoder:

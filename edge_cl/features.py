@@ -12,14 +12,38 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edge_cl.backbone import Backbone
-from edge_cl.backend import BASE, BATCH_SIZE, Encoding, prefix_encoding
-from edge_cl.compiled import CompiledGraphs
+from edge_cl.backend import BASE, BATCH_SIZE, Backend, Encoding, prefix_encoding
 from edge_cl.lora import Adapter
 from edge_cl.preprocess import Pixels, Preprocess
 from edge_cl.statistics import Array
 from edge_cl.version import canonical_json
 
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class CompiledGraphs:
+    """Prefix and base branch, compiled with certain adapters.
+
+    Attributes:
+        name: of the runtime that runs them.
+        backend: runs them.
+        digest: SHA-256 of all that decides what they give: graphs, weights, adapters and runtime.
+        shared: the shared adapter that they were compiled with.
+        base: the base adapter, likewise.
+    """
+
+    name: str
+    backend: Backend
+    digest: str
+    shared: Adapter | None
+    base: Adapter | None
+
+    def encode(self, pixels: Pixels, device: torch.device) -> Encoding:
+        """Run prefix and base branch on (B, S, S, 3) uint8; the tokens are a tensor on a device."""
+        encoding = self.backend.encode(pixels)
+        tokens = torch.from_numpy(np.asarray(encoding.tokens, np.float32)).to(device)
+        return Encoding(tokens, encoding.features, encoding.last)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from edge_cl.version import Version
 
 if TYPE_CHECKING:
-    from edge_cl.model import KnownClass
     from edge_cl.pictures import Picture
     from edge_cl.store import Store
     from edge_cl.transaction import Transaction
@@ -27,14 +26,13 @@ def with_fingerprints(known: Fingerprints, ids: Mapping[str, int], pictures: Ite
     return {c: frozenset(hashes) for c, hashes in result.items()}
 
 
-def put_fingerprints(transaction: Transaction, fingerprints: Fingerprints, classes: Iterable[KnownClass]) -> None:
-    """Put an object for every task: {class id: its hashes}."""
-    tasks = defaultdict[int, dict[str, list[str]]](dict)
-    for c in classes:
-        if c.id in fingerprints:
-            tasks[c.task][str(c.id)] = sorted(fingerprints[c.id])
-    for task, hashes in tasks.items():
-        transaction.put_json(f"task/{task:04}/{OBJECT}", hashes)
+def put_fingerprints(transaction: Transaction, fingerprints: Fingerprints, tasks: Mapping[int, int]) -> None:
+    """Put an object for every task, {class id: its hashes}, given the tasks of the classes by id."""
+    of_tasks = defaultdict[int, dict[str, list[str]]](dict)
+    for c, hashes in fingerprints.items():
+        of_tasks[tasks[c]][str(c)] = sorted(hashes)
+    for task, own in of_tasks.items():
+        transaction.put_json(f"task/{task:04}/{OBJECT}", own)
 
 
 def read_fingerprints(store: Store, version: Version) -> Fingerprints:

@@ -289,7 +289,7 @@ class Model:
         for name, negatives in (("negatives", self.negatives), ("closer-negatives", self.closer_negatives)):
             if len(negatives):
                 transaction.put_tensors(name, {"features": negatives})
-        put_fingerprints(transaction, self.fingerprints, self.classes)
+        put_fingerprints(transaction, self.fingerprints, {c.id: c.task for c in self.classes})
         transaction.put_json("state", self.state())
 
     def state(self) -> dict[str, Any]:
