@@ -16,8 +16,20 @@ from edge_cl.recognition import Recogniser
 from edge_cl.statistics import Array, Indices
 
 
-def evaluate(recogniser: Recogniser, folder: PictureFolder, progress: Progress = no_progress) -> dict[str, Any]:
+def evaluate(
+    recogniser: Recogniser,
+    folder: PictureFolder,
+    progress: Progress = no_progress,
+    *,
+    list_command: str = "edge-cl classes",
+) -> dict[str, Any]:
     """Measure a recogniser on pictures; see `Learner.evaluate` for what is returned.
+
+    Args:
+        recogniser: what answers.
+        folder: pictures by class.
+        progress: told of every picture.
+        list_command: what lists the known classes, for the message about others.
 
     Raises:
         FolderError: the folder holds classes that the recogniser does not know.
@@ -30,7 +42,7 @@ def evaluate(recogniser: Recogniser, folder: PictureFolder, progress: Progress =
                 f"{path_text(folder.root)}: {name!r} is not a known class. {did_you_mean(name, known)}"
                 for name in strangers
             ),
-            mend="Take these folders away, or learn them first; edge-cl classes lists what is known.",
+            mend=f"Take these folders away, or learn them first; {list_command} lists what is known.",
         )
     posteriors, unknown = [], []
     read, skipped = list[Picture](), list(folder.skipped)

@@ -527,7 +527,8 @@ class Learner:
         start = time.monotonic()
         pictures = read_folder(Path(folder), on_progress=partial(progress, "scan"))
         recogniser = self.recogniser(rule)
-        return {**evaluate(recogniser, pictures, progress), "rule": rule, "seconds": time.monotonic() - start}
+        found = evaluate(recogniser, pictures, progress, list_command=self.store.command("classes"))
+        return {**found, "rule": rule, "seconds": time.monotonic() - start}
 
 
 def check_asked(config: LearnConfig, task: str | None, export: str | Path | None) -> str | None:

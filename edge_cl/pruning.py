@@ -48,7 +48,7 @@ class Unneeded:
         try:
             left = [files.load(number) for number in numbers if number in stays]
         except ValueError as error:
-            mend = "Restore it from a copy, or keep fewer versions: edge-cl prune --keep N"
+            mend = f"Restore it from a copy, or keep fewer versions: {files.command('prune --keep N')}"
             raise StoreError(f"{error}.", mend=mend) from None
         needed = {ref.sha256 for version in left for ref in version.objects.values()}
         objects = [path for path in (files.path / "objects").glob("*/*") if path.is_file() or path.is_symlink()]

@@ -182,7 +182,7 @@ class StoreFiles:
             full, known = error.errno in (errno.ENOSPC, errno.EDQUOT), False
             with suppress(OSError):
                 known = self.format_file.exists()
-            prune = " (edge-cl prune deletes old versions)" if known else ""
+            prune = f" ({self.command('prune')} deletes old versions)" if known else ""
             mend = f"Free some space{prune}" if full else "Mend the cause"
             raise StoreError(
                 f"The store {self.given} could not be written: {error}.",

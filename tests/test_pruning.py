@@ -127,7 +127,7 @@ def test_prune_past_a_damaged_version_and_strange_files(tmp_path: Path) -> None:
     (store.path / "objects" / "ab" / "link").symlink_to("nowhere")
     with pytest.raises(StoreError, match="Version 2 is damaged") as caught:
         store.prune(3)
-    assert "keep fewer versions" in caught.value.mend
+    assert f"keep fewer versions: edge-cl prune --keep N --store {store.path}" in caught.value.mend
     assert store.prune(1).versions == [0, 1, 2]
     assert_whole(store, store.head)
 
