@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from edge_cl.checkpoint import size_of, unfinished
@@ -15,8 +12,9 @@ from edge_cl.config import KEPT_VERSIONS
 from edge_cl.devices import hardware, runtimes
 from edge_cl.devices.finding import Check, Finding, Subject, run
 from edge_cl.devices.probe import read_machine
-from edge_cl.durable import settled
+from edge_cl.errors import StoreError
 from edge_cl.store import Store
+from edge_cl.store_files import nearest_there
 
 __all__ = ["CHECKS", "Finding", "examine"]
 
@@ -34,25 +32,21 @@ def check_python(_: Subject) -> Iterator[Finding]:
 def check_disk(subject: Subject) -> Iterator[Finding]:
     """Look at the disk that the store is on, or will be."""
     store = subject.store
-    place = next(path for path in (store, *settled(store).parents) if _is_seen(path))
+    place, files = nearest_there(store), Store(store).files
     free_mb = shutil.disk_usage(place).free // 2**20
-    if not os.access(place, os.W_OK):
-        mend = f"Mend its permissions: chmod u+w {shlex.quote(str(place))}"
-        yield Finding("disk", False, f"{place} cannot be written", mend, "this user has no right to write there")
-    elif free_mb <= FREE_MB:
+    try:
+        with files.explained():
+            files.require_writable()
+    except StoreError as error:
+        yield Finding("disk", False, error.faults[0], error.mend, "this user has no right to write there")
+        return
+    if free_mb <= FREE_MB:
         cause = f"a learn needs up to {FREE_MB} MB for checkpoints and the new version"
         prune = f"Delete old versions: {Store(store).command('prune')}"
         mend = prune if len(list((store / "versions").glob("*.json"))) > KEPT_VERSIONS else "Free some space."
         yield Finding("disk", False, f"{free_mb} MB free at {place}", mend, cause)
     else:
         yield Finding("disk", True, f"{free_mb} MB free at {place}")
-
-
-def _is_seen(path: Path) -> bool:
-    """Return whether this user can tell that a path exists."""
-    with suppress(OSError):
-        return path.exists()
-    return False
 
 
 def check_store(subject: Subject) -> Iterator[Finding]:

@@ -171,6 +171,7 @@ def learn(
     lesson: tuple[Pictures, Pictures | None] = new_classes, negatives
     scan_s = 0.0
     if learner is None:
+        Store(store).files.require_writable()
         begun = time.monotonic()
         with Progress() as progress:
             lesson = folders = read_folders(*lesson, growing=update, progress=progress)

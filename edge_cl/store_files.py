@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_cl.durable import settled
 from edge_cl.errors import StoreError, did_you_mean
 from edge_cl.version import ObjectRef, Version, decode, object_fault
 
@@ -156,14 +157,20 @@ class StoreFiles:
     def require_writable(self) -> None:
         """Refuse to begin what could not be committed: another user may have made some of the directories."""
         objects = self.path / "objects"
-        places = [self.path, self.path / "versions", objects, *(objects.iterdir() if objects.is_dir() else ())]
+        places = [nearest_there(self.path), self.path / "versions", objects]
+        places += objects.iterdir() if objects.is_dir() else ()
         shut = [path for path in places if path.is_dir() and not os.access(path, os.W_OK | os.X_OK)]
         if shut:
             more = f" and {len(shut) - 1} more directories" if len(shut) > 1 else ""
-            raise StoreError(
-                f"{shut[0]}{more} cannot be written by this user.",
-                mend=f'sudo chown -R "$USER" {shlex.quote(str(self.given))}',
-            )
+            raise StoreError(f"{shut[0]}{more} cannot be written by this user.", mend=self._way_in(shut[0]))
+
+    def _way_in(self, shut: Path) -> str:
+        """Say what lets this user write where they may not: in the store, or where it is to be made."""
+        shut, made = nearest_there(shut), _is_there(self.path)
+        place = shlex.quote(str(self.given if made else shut))
+        if shut.stat().st_uid == os.getuid():
+            return f"Allow it: chmod {'-R ' if made else ''}u+rwX {place}"
+        return f'Make it yours: sudo chown -R "$USER" {place}' if made else "Name another directory with --store DIR."
 
     @contextmanager
     def readable(self) -> Iterator[None]:
@@ -179,15 +186,17 @@ class StoreFiles:
         try:
             yield
         except OSError as error:
-            full, known = error.errno in (errno.ENOSPC, errno.EDQUOT), False
-            with suppress(OSError):
-                known = self.format_file.exists()
-            prune = f" ({self.command('prune')} deletes old versions)" if known else ""
-            mend = f"Free some space{prune}" if full else "Mend the cause"
-            raise StoreError(
-                f"The store {self.given} could not be written: {error}.",
-                mend=f"{mend} and run the same command again; the version in force is unchanged.",
-            ) from error
+            known = _is_there(self.format_file)
+            if isinstance(error, PermissionError):
+                mend = self._way_in(Path(error.filename or self.path))
+            else:
+                prune = f" ({self.command('prune')} deletes old versions)" if known else ""
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                cause = f"Free some space{prune}" if full else "Mend the cause"
+                elsewhere = "" if known else ", or name another directory with --store DIR,"
+                mend = f"{cause}{elsewhere} and run the same command again."
+            unchanged = " The version in force is unchanged." if known else ""
+            raise StoreError(f"The store {self.given} could not be written: {error}.{unchanged}", mend=mend) from error
 
     @contextmanager
     def locked(self, what: str, *, wait: bool) -> Iterator[None]:
@@ -230,3 +239,14 @@ def object_of(version: Version, name: str) -> ObjectRef:
             mend=did_you_mean(name, list(version.objects)),
         )
     return version.objects[name]
+
+
+def nearest_there(path: Path) -> Path:
+    """Return a path, or the closest directory above it that this user can tell is there."""
+    return next(place for place in (path, *settled(path).parents) if _is_there(place))
+
+
+def _is_there(path: Path) -> bool:
+    with suppress(OSError):  # of a directory that may not be entered
+        return path.exists()
+    return False

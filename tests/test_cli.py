@@ -756,6 +756,18 @@ def test_costly_learn_exits_1(made: Path, store: Path, tmp_path: Path) -> None:
     assert Store.open(store).head.number == 1
 
 
+def test_learn_says_at_once_of_a_shut_place_what_doctor_says(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    learned = edge_cl("learn", "--new-classes", made / "second", "--store", tmp_path / "none", "--json")
+    checked = edge_cl("doctor", "--store", tmp_path / "none", "--json")
+    (disk,) = (finding for finding in json.loads(checked.out)["findings"] if finding["check"] == "disk")
+    assert json.loads(learned.out) == {"error": disk["found"], "mend": disk["mend"]}
+    assert disk["mend"] == f"Allow it: chmod u+rwX {tmp_path}"
+    assert "check the pictures" not in learned.err
+
+
 def test_lost_head_is_mended_by_rollback(made: Path, store: Path) -> None:
     edge_cl("rename", "nut", "x", "--store", store)
     (store / "HEAD").write_text("garbage")

@@ -361,6 +361,37 @@ def test_store_without_write_permission_can_be_read(tmp_path: Path, monkeypatch:
         file.chmod(0o755)
 
 
+FULL = OSError(errno.ENOSPC, "No space left on device")
+BROKEN = OSError(errno.EIO, "Input/output error")
+SHUT = PermissionError(errno.EACCES, "Permission denied", "PARENT/store/lock")
+PRUNE = "edge-cl prune --store PARENT/store deletes old versions"
+ELSEWHERE = "or name another directory with --store DIR, and run the same command again."
+UNWRITTEN: dict[str, tuple[OSError, bool, bool, str]] = {
+    "full": (FULL, True, True, f"Free some space ({PRUNE}) and run the same command again."),
+    "full, no store": (FULL, False, True, f"Free some space, {ELSEWHERE}"),
+    "broken": (BROKEN, True, True, "Mend the cause and run the same command again."),
+    "broken, no store": (BROKEN, False, True, f"Mend the cause, {ELSEWHERE}"),
+    "shut": (SHUT, True, True, "Allow it: chmod -R u+rwX PARENT/store"),
+    "shut, no store": (SHUT, False, True, "Allow it: chmod u+rwX PARENT"),
+    "another's": (SHUT, True, False, 'Make it yours: sudo chown -R "$USER" PARENT/store'),
+    "another's, no store": (SHUT, False, False, "Name another directory with --store DIR."),
+}
+
+
+@pytest.mark.parametrize(("error", "made", "own", "mend"), UNWRITTEN.values(), ids=list(UNWRITTEN))
+def test_what_could_not_be_written_says_what_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, made: bool, own: bool, mend: str
+) -> None:
+    path, parent = tmp_path / "store", str(tmp_path)
+    store = create(path) if made else Store(path)
+    if not own:
+        monkeypatch.setattr("os.getuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(StoreError, match="could not be written") as caught, store.files.explained():
+        raise type(error)(error.errno, error.strerror, str(error.filename).replace("PARENT", parent))
+    assert ("The version in force is unchanged." in caught.value.faults[0]) == made
+    assert caught.value.mend == mend.replace("PARENT", parent)
+
+
 def test_what_another_user_made_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after one `sudo edge-cl learn`: some directories of objects are root's."""
     if os.getuid() != 0:
