@@ -101,7 +101,11 @@ def learn(
     ] = DEFAULTS.shared_update,
     max_forgetting: Annotated[
         float | None,
-        typer.Option("--max-forgetting", metavar="POINTS", help="Most points of accuracy that old classes may lose."),
+        typer.Option(
+            "--max-forgetting",
+            metavar="POINTS",
+            help="Most points of hold-out accuracy that this one learn may cost the old classes (before - after).",
+        ),
     ] = None,
     time_budget: Annotated[
         float | None,
@@ -246,7 +250,7 @@ def _show_report(report: Any, store: Store | None) -> None:
     lost = []
     if report.has_old_classes:
         lost = [
-            ("old classes before → after", f"{percent(old['before'])} → {percent(old['after'])}"),
+            ("old classes before → after this learn", f"{percent(old['before'])} → {percent(old['after'])}"),
             (FORGETTING, report.forgotten()),
         ]
     rows = [

@@ -67,7 +67,8 @@ class LearnConfig:
         branch_weight: share of a task branch in the answer within its task.
         hold_out: fraction of the pictures that measure the result.
         probes: most hold-out pictures of a class whose features stay behind to measure forgetting.
-        max_forgetting: points (hundredths) that old classes may lose before the learn is refused, or None.
+        max_forgetting: points (hundredths) of hold-out accuracy that a learn may cost the old classes (before - after)
+            without being refused; None: no limit. What earlier learns cost is not counted.
         time_s: seconds that the learn may take; epochs and views are chosen to fit. None: as long as it takes.
         memory_mb: memory that the process may take, 2^20 bytes; micro-batch, recomputation and views are chosen to
             fit. None: as much as it takes.

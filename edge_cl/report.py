@@ -33,8 +33,10 @@ class LearnReport:
             of the peak CUDA's allocator gave out.
         peak_memory_mb: high-water mark of the process, the plot included (and of the CUDA allocator where one is used).
         holdout_accuracy: of the new classes, among all classes known; where none is new, of the old ones.
-        old_class_accuracy: of the classes known before: {before, after}, on the hold-out pictures of before.
-        forgetting: mean over earlier tasks of (best accuracy since it last got pictures - accuracy now), on the same.
+        old_class_accuracy: of the classes known before: {before, after} this learn, on the hold-out pictures of before.
+            `LearnConfig.max_forgetting` limits before - after.
+        forgetting: mean over earlier tasks of (best accuracy since it last got pictures - accuracy now), on the same:
+            what earlier learns cost is in it too.
         accuracy_matrix: row k: accuracy of each task after learn k.
         class_accuracy: by class name.
         confusions: most frequent mistakes: {class, taken_for, count}.
@@ -83,8 +85,8 @@ class LearnReport:
         old = []
         if self.has_old_classes:
             old = [
-                f"| old classes before | {percent(before)} |",
-                f"| old classes after | {percent(after)} |",
+                f"| old classes before this learn | {percent(before)} |",
+                f"| old classes after it | {percent(after)} |",
                 f"| {FORGETTING} | {self.forgotten()} |",
             ]
         lines = [

@@ -426,6 +426,13 @@ def test_output_for_people(made: Path, store: Path) -> None:
         assert shown in flat(run.out + run.err)
 
 
+def test_the_limit_of_forgetting_is_of_one_learn_and_so_is_the_row_of_the_report(made: Path, store: Path) -> None:
+    words = "that this one learn may cost the old classes (before - after)"
+    assert words in flat(re.sub(r"[│╭╮╰╯─]", "", edge_cl("learn", "--help").out))
+    run = edge_cl("learn", "--new-classes", made / "second", "--method", "prototype", "--store", store)
+    assert "old classes before → after this learn" in run.out and "forgetting (best so far - now" in run.out
+
+
 def test_a_learn_says_how_many_negatives_pass(made: Path, store: Path) -> None:
     args = ("learn", "--new-classes", made / "second", "--method", "prototype", "--store", store)
     run = edge_cl(*args, "--negatives", made / "fresh" / "nut")

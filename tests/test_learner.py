@@ -343,7 +343,7 @@ def test_a_saved_report_is_written_again_as_it_was(learner: Learner) -> None:
 def test_a_report_claims_nothing_of_old_classes_that_was_not_measured(learner: Learner) -> None:
     saved: Any = learner.store.read_json(learner.store.head, "metrics.json")
     measured = LearnReport(**saved).to_markdown()
-    assert "| old classes before | " in measured and " points |" in measured
+    assert "| old classes before this learn | " in measured and " points |" in measured
     unmeasured = {**saved, "old_class_accuracy": {"before": None, "after": None}, "forgetting": 0.0}
     assert "now, mean over tasks) | not measured |" in LearnReport(**unmeasured).to_markdown()
     first = LearnReport(**{**unmeasured, "known_classes": saved["classes"]}).to_markdown()
