@@ -46,6 +46,7 @@ class LearnReport:
         unknown: {threshold, least_score, false_rejects, false_accepts}: see `Head`; share of the hold-out pictures that
             are answered as unknown, and of the negatives that are not; None where there are none.
         learned_before: pictures of the folder that were passed over, as their class was learned from them before.
+        hold_out: how many of `images` were held out.
         export: what bringing a bundle up to date did (see `Learner.export`), with its path; None where none was asked.
     """
 
@@ -71,6 +72,7 @@ class LearnReport:
     calibration: Mapping[str, float | None]
     unknown: Mapping[str, float | None]
     learned_before: int = 0
+    hold_out: int = 0
     export: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -129,10 +131,11 @@ class LearnReport:
     def counts(self) -> list[tuple[str, str]]:
         """Return how many classes and pictures were learned, and how many classes are known, each with its name."""
         new, updated = len(self.classes), len(self.updated_classes)
-        counts = [("new classes", new)] if new else []
-        counts += [("known classes with new pictures", updated)] if updated else []
-        counts += [("pictures learned from", self.images), ("classes known", len(self.known_classes))]
-        return [(name, str(count)) for name, count in counts]
+        counts = [("new classes", f"{new}")] if new else []
+        counts += [("known classes with new pictures", f"{updated}")] if updated else []
+        held = f", {self.hold_out} of them held out" if self.hold_out else ""  # where none was, a note says so
+        counts += [("pictures learned from", f"{self.images}{held}"), ("classes known", f"{len(self.known_classes)}")]
+        return counts
 
     @property
     def has_old_classes(self) -> bool:

@@ -150,7 +150,7 @@ def test_json_of_learn(made: Path, store: Path) -> None:
     _learn_fields(value)
     assert (value["version"], value["task"], value["classes"]) == (2, "fruit", sorted(SECOND))
     assert value["known_classes"] == [*sorted(FIRST), *sorted(SECOND)]
-    assert value["images"] == 16
+    assert (value["images"], value["hold_out"]) == (16, 2)
     assert value["old_class_accuracy"]["before"] is not None
     assert "head" in run.err or "statistics" in run.err  # progress goes to stderr
 
@@ -414,7 +414,7 @@ def test_output_for_people(made: Path, store: Path) -> None:
             "learn",
             "--new-classes",
             made / "second",
-        ): "new classes 2 pictures learned from 16 classes known 5 accuracy on new",
+        ): "new classes 2 pictures learned from 16, 2 of them held out classes known 5 accuracy on new",
         ("rename", "nut", "x"): "nut is now x.",
         ("forget", "x"): f"Forgot x; edge-cl rollback --store {store} brings it back.",
         ("rollback",): "is in force.",

@@ -114,7 +114,7 @@ def test_where_nothing_is_new_nothing_changes(taught: Learner, tmp_path: Path, g
     for config in (CONFIG, replace(CONFIG, seed=5)):  # the command of before, and another
         report = learner.learn(grown, config, update=True, export=bundle)
         assert learner.store.head == head and work(learner) == []
-        assert (report.version, report.images, report.learned_before) == (head.number, 0, 19)
+        assert (report.version, report.images, report.hold_out, report.learned_before) == (head.number, 0, 0, 19)
         assert (report.task, report.classes, report.updated_classes) == (None, [], [])
         assert report.notes == ["Every picture was learned before: nothing was changed."]
         assert report.known_classes == [c["name"] for c in learner.classes()]
@@ -309,7 +309,11 @@ def test_the_report_tells_new_classes_from_known_ones(taught: Learner, tmp_path:
     new, nothing = (write_looks(tmp_path / name, look) for name, look in looks.items())
     learn: list[object] = ["learn", "--update", "--store", store, "--new-classes"]
     write_looks(new, {"z-second": FIRST["z-second"]}, 1, first=200)
-    both = (("new classes", 2), ("known classes with new pictures", 1), ("pictures learned from", 17))
+    both = (
+        ("new classes", 2),
+        ("known classes with new pictures", 1),
+        ("pictures learned from", "17, 2 of them held out"),
+    )
     known = (("known classes with new pictures", 1), ("pictures learned from", 3))
     none = (("pictures learned from", 0),)
     for args, counts, title in (
