@@ -245,7 +245,7 @@ def _show_report(report: Any, store: Store | None) -> None:
     from edge_cl.report import FORGETTING, percent, weakest
 
     old, passed = report.old_class_accuracy, report.unknown["false_accepts"]
-    stages = ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items() if k != "total" and v >= 0.05)
+    stages = ", ".join(f"{k} {v:.1f}" for k, v in report.stages().items() if v >= 0.05)
     new = [("accuracy on new classes (hold-out)", percent(report.holdout_accuracy))] if report.classes else []
     lost = []
     if report.has_old_classes:

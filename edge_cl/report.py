@@ -11,6 +11,7 @@ from typing import Any
 POINTS = 100  # accuracies are fractions; people read points
 FORGETTING = "forgetting (best so far - now, mean over tasks)"
 STAGES = ("total", "scan", "shared", "prefix", "train", "head")
+REST = "start and finish"  # loading program and backbone, measuring, plot, saving
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class LearnReport:
             "",
             "| stage | seconds |",
             "|---|---|",
-            *(f"| {stage} | {self.seconds[stage]:.1f} |" for stage in STAGES if stage in self.seconds),
+            f"| total | {self.seconds['total']:.1f} |",
+            *(f"| {stage} | {seconds:.1f} |" for stage, seconds in self.stages().items()),
             "",
             f"Peak memory {self.peak_memory_mb:.0f} MB{self._kept_to_memory()}, {self.epochs} epochs."
             f"{self._kept_to_time()} Pictures encoded by {self.runtime}.",
@@ -136,6 +138,11 @@ class LearnReport:
         held = f", {self.hold_out} of them held out" if self.hold_out else ""  # where none was, a note says so
         counts += [("pictures learned from", f"{self.images}{held}"), ("classes known", f"{len(self.known_classes)}")]
         return counts
+
+    def stages(self) -> dict[str, float]:
+        """Return the seconds by stage, and those of the rest: together they are the total."""
+        stages = {stage: self.seconds[stage] for stage in STAGES if stage != "total"}
+        return {**stages, REST: self.seconds["total"] - sum(stages.values())}
 
     @property
     def has_old_classes(self) -> bool:

@@ -324,8 +324,8 @@ def test_saved_report_has_the_names_of_now(store: Path, monkeypatch: pytest.Monk
     assert value["confusions"] == [{"class": "ring", "taken_for": "bolt", "count": 3}]
     assert "'washer' is 'ring'" in value["notes"][-1]
     page = edge_cl("log", "--report", "--store", store).out
-    stages = [line.split()[1] for line in page.split("| stage ")[1].splitlines()[2:] if line.startswith("|")]
-    assert stages == ["total", "scan", "shared", "prefix", "train", "head"]  # as in the page that was saved
+    stages = [line.split(" | ")[0][2:] for line in page.split("| stage ")[1].splitlines()[2:] if line.startswith("|")]
+    assert stages == ["total", "scan", "shared", "prefix", "train", "head", "start and finish"]  # as saved
     assert "- ring taken for bolt: 3" in page and "- bolt: 25.0 %" in page
     monkeypatch.delitem(saved, "calibration")  # of an earlier release: the page is as it was saved
     assert edge_cl("log", "--report", "--json", "--store", store).json["classes"] == ["nut", "bolt", "ring"]
