@@ -219,17 +219,13 @@ def _time_notes(learned: Learned, asked: LearnConfig) -> list[str]:
     used, predicted_s = learned.model.config, learned.plan.predicted_s
     if asked.time_s is None or predicted_s is None:
         return []
-    allowed = [
-        f"{now} of {wanted} {what}"
-        for now, wanted, what in (
-            (learned.epochs, asked.epochs, "epochs"),
-            (used.views, asked.views, "views"),
-        )
-        if now < wanted and (what != "epochs" or learned.epochs)
-    ]
+    how = []
     if used.method != asked.method:
-        allowed.append("statistics alone")
-    notes = [f"The time of {asked.time_s:g} s allowed {' and '.join(allowed)}."] if allowed else []
+        how.append("no adapter was trained (statistics alone, as by --method prototype)")
+    elif 0 < learned.epochs < asked.epochs:
+        how.append(f"{learned.epochs} instead of {asked.epochs} epochs of training")
+    how += _fewer_views(used, asked)
+    notes = [f"To keep to {asked.time_s:g} s: {', '.join(how)}."] if how else []
     if predicted_s > asked.time_s:
         notes.append(f"Even the least takes longer than {asked.time_s:g} s: about {predicted_s:.0f} s.")
     return notes
@@ -238,12 +234,16 @@ def _time_notes(learned: Learned, asked: LearnConfig) -> list[str]:
 def _memory_notes(learned: Learned, asked: LearnConfig) -> list[str]:
     used, how = learned.plan.config, []
     if used.micro_batch < asked.micro_batch:
-        how.append(f"at most {used.micro_batch} pictures at once")
+        how.append(f"{used.micro_batch} instead of {asked.micro_batch} pictures at once")
     if used.recompute and not asked.recompute:
-        how.append("blocks run again on the way back")
-    if asked.time_s is None and used.views < asked.views:
-        how.append(f"{used.views} of {asked.views} views")
+        how.append("results computed again instead of kept, which takes longer")
+    if asked.time_s is None:
+        how += _fewer_views(used, asked)
     return [f"To stay under {asked.memory_mb:.0f} MB: {', '.join(how)}."] if how and asked.memory_mb else []
+
+
+def _fewer_views(used: LearnConfig, asked: LearnConfig) -> list[str]:
+    return [f"{used.views} instead of {asked.views} random views of each picture"] if used.views < asked.views else []
 
 
 def require_little_forgetting(report: LearnReport, limit: float | None) -> None:

@@ -138,7 +138,7 @@ def test_a_learn_ends_in_time_and_says_what_it_left_out(tmp_path: Path) -> None:
     report = learner.learn(pictures, config)
     assert 1 <= report.epochs < 20_000
     assert report.seconds["total"] < 8.0 * 1.2
-    assert any(note.startswith(f"The time of 8 s allowed {report.epochs} of 20000 epochs") for note in report.notes)
+    assert any(note.startswith(f"To keep to 8 s: {report.epochs} instead of 20000 epochs") for note in report.notes)
     assert report.budget["time_s"] == 8.0
     assert 0 < (report.budget["predicted_s"] or 0) <= 8.0
     assert "Time allowed 8 s, predicted" in report.to_markdown()
@@ -149,7 +149,8 @@ def test_too_little_time_still_commits_and_names_the_least(tmp_path: Path) -> No
     learner = new_learner(tmp_path)
     report = learner.learn(write_looks(tmp_path / "pictures", {"a": 0, "b": 4}, 12), replace(CONFIG, time_s=0.01))
     assert (report.epochs, report.version) == (0, 1)
-    assert "The time of 0.01 s allowed 0 of 1 views and statistics alone." in report.notes
+    left_out = "no adapter was trained (statistics alone, as by --method prototype), 0 instead of 1 random views"
+    assert f"To keep to 0.01 s: {left_out} of each picture." in report.notes
     assert any(note.startswith("Even the least takes longer than 0.01 s: about ") for note in report.notes)
 
 
