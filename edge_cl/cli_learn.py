@@ -170,6 +170,10 @@ def learn(
         Store(store).require_vacant()
     check_asked(config, task, export)  # before a store is made for it
     if dry_run:
+        if learner is None and (backbone or weights or image_size or patch_stride):
+            from edge_cl.weights import load_backbone
+
+            load_backbone(backbone, weights, image_size, patch_stride)
         _dry_run(learner, new_classes, negatives, config, update, as_json)
         return
     lesson: tuple[Pictures, Pictures | None] = new_classes, negatives
@@ -182,13 +186,11 @@ def learn(
         scan_s = time.monotonic() - begun
         if not any(folder and folder.pictures for folder in folders):  # so far
             from edge_cl.outcome import nothing_yet
-            from edge_cl.weights import find_backbone, read_weights
+            from edge_cl.weights import load_backbone
 
-            source = find_backbone(backbone, weights, image_size, patch_stride)
-            read_weights(source.path)  # if it cannot be read, that shows now, not with the first picture
-            report = nothing_yet(
-                source.spec, config, *folders, export=export is not None, scan_s=scan_s, started=started
-            )
+            # If it cannot be used, that shows now, not with the first picture:
+            spec = load_backbone(backbone, weights, image_size, patch_stride)[0].spec
+            report = nothing_yet(spec, config, *folders, export=export is not None, scan_s=scan_s, started=started)
             warn_skipped(report.skipped)
             emit(as_json, report.to_json(), lambda: _show_report(report, None))
             return

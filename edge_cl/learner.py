@@ -82,21 +82,17 @@ class Learner:
             BackboneError: unknown backbone, unreachable hub, weights that do not fit.
             StoreError: there is a store already.
         """
-        from edge_cl.architecture import build
         from edge_cl.model import Model
         from edge_cl.statistics import Statistics
-        from edge_cl.weights import find_backbone, read_weights, require_numbers
+        from edge_cl.weights import load_backbone
 
         _device(device)
-        source = find_backbone(backbone, Path(weights) if weights else None, image_size, patch_stride)
+        source, vit = load_backbone(backbone, Path(weights) if weights else None, image_size, patch_stride)
 
         def fill(transaction: Any) -> None:
             transaction.put_file("backbone", source.path)
             model.save(transaction)
 
-        weights_read = read_weights(source.path)
-        require_numbers(weights_read, source.path)
-        vit = build(source.spec, weights_read)
         spec = replace(source.spec, patch_stride=None) if source.spec.patch_stride == vit.patch else source.spec
         model = Model(spec, LearnConfig(), Statistics.empty(vit.depth * vit.summaries_per_block * vit.width))
         record: JsonObject = {"backbone": spec.name, "image_size": spec.image_size, "classes": []}

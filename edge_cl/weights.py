@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from timm.data.config import resolve_data_config
 from torch import Tensor
 
-from edge_cl.architecture import BackboneSpec
+from edge_cl.architecture import BackboneSpec, build
+from edge_cl.backbone import Backbone
 from edge_cl.config import BACKBONES_DIR, SHIPPED
 from edge_cl.errors import BackboneError, did_you_mean
 from edge_cl.preprocess import Preprocess
@@ -62,6 +63,26 @@ def find_backbone(
     )
     spec = BackboneSpec(name, size, _depth(name) // 2 or 1, preprocess, patch_stride=patch_stride)
     return BackboneSource(spec, weights or _from_hub(name))
+
+
+def load_backbone(
+    name: str = "", weights: Path | None = None, image_size: int | None = None, patch_stride: int | None = None
+) -> tuple[BackboneSource, Backbone]:
+    """Find and build a backbone that a store can be made with.
+
+    Args:
+        name: as of `find_backbone`, like the others.
+        weights: likewise.
+        image_size: likewise.
+        patch_stride: likewise.
+
+    Raises:
+        BackboneError: see `find_backbone`; or the weights do not fit, or are no finite numbers.
+    """
+    source = find_backbone(name, weights, image_size, patch_stride)
+    tensors = read_weights(source.path)
+    require_numbers(tensors, source.path)
+    return source, build(source.spec, tensors)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

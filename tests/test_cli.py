@@ -890,6 +890,18 @@ def test_a_learn_refuses_a_place_where_no_store_can_be(made: Path, tmp_path: Pat
     assert run.code == 1 and "holds files that are not a store's: recorded" in run.error
 
 
+@pytest.mark.parametrize(
+    "options",
+    [["--backbone", "NOSUCH"], ["--backbone", BACKBONE, "--weights", "none.safetensors"], ["--image-size", 100]],
+    ids=lambda options: options[-2],
+)
+def test_a_first_dry_run_refuses_a_backbone_as_the_learn_does(made: Path, options: list[str]) -> None:
+    command = ("learn", "--new-classes", made / "first", "--store", "none", "--json", *options)
+    looked, learned = edge_cl(*command, "--dry-run"), edge_cl(*command)
+    assert looked.code == 1 and looked.out == learned.out
+    assert not Path("none").exists()
+
+
 def test_a_first_learn_of_nothing_so_far_reads_the_weights(made: Path, tmp_path: Path) -> None:
     (tmp_path / "recorded" / "mug").mkdir(parents=True)
     command = ("learn", "--new-classes", "recorded", "--update", "--store", "place", *init_options(made), "--json")
