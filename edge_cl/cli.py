@@ -18,6 +18,7 @@ from edge_cl.cli_answer import evaluate, predict
 from edge_cl.cli_benchmark import benchmark
 from edge_cl.cli_deploy import doctor, export
 from edge_cl.cli_learn import init, learn
+from edge_cl.cli_options import flag
 from edge_cl.cli_versions import classes, forget, log, prune, rename, rollback
 from edge_cl.console import answers, emit_error, say
 from edge_cl.errors import EdgeClError
@@ -91,7 +92,7 @@ def _show_version(asked: bool) -> None:
 @app.callback()
 def before(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version of edge-cl.")
+        bool, flag("--version", callback=_show_version, is_eager=True, help="Print the version of edge-cl.")
     ] = False,
 ) -> None:
     """Read what is asked before any verb."""

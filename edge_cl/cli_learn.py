@@ -20,6 +20,7 @@ from edge_cl.cli_options import (
     StrideOption,
     WeightsOption,
     duration,
+    flag,
     megabytes,
     place,
 )
@@ -131,8 +132,8 @@ def learn(
             "--export", metavar="OUT", parser=place, help="Bundle to make, or to bring up to date, at the end."
         ),
     ] = None,
-    update: Annotated[bool, typer.Option("--update", help="New pictures of known classes join.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the table of classes; learn nothing.")] = False,
+    update: Annotated[bool, flag("--update", help="New pictures of known classes join.")] = False,
+    dry_run: Annotated[bool, flag("--dry-run", help="Print the table of classes; learn nothing.")] = False,
     backbone: BackboneOption = "",
     weights: WeightsOption = None,
     image_size: SizeOption = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,8 @@ def megabytes(text: str) -> float:
     return amount
 
 
+flag = partial(typer.Option, metavar="")  # in the help, where <bool> would look like a value to be given
+
 StoreOption = Annotated[
     Path,
     typer.Option(
@@ -58,7 +61,7 @@ StoreOption = Annotated[
         help="Where the learner lives.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+JsonOption = Annotated[bool, flag("--json", help="Print one JSON object on stdout, and nothing else there.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or a board's profile (orin-nano-8gb).")]
 BackboneOption = Annotated[
     str, typer.Option("--backbone", help="timm name, the shipped backbone if not given; `list` shows choices.")

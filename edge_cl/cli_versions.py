@@ -11,6 +11,7 @@ from edge_cl.cli_options import (
     DEFAULT_STORE,
     JsonOption,
     StoreOption,
+    flag,
 )
 from edge_cl.config import KEPT_VERSIONS
 from edge_cl.console import answers, emit, say, table
@@ -58,7 +59,7 @@ def forget(
 
 def log(
     store: StoreOption = DEFAULT_STORE,
-    report: Annotated[bool, typer.Option("--report", help="Print the report of the version in force.")] = False,
+    report: Annotated[bool, flag("--report", help="Print the report of the version in force.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the versions."""
@@ -145,7 +146,7 @@ def prune(
     keep: Annotated[
         int, typer.Option("--keep", min=1, help="How many of the newest stay; 1: none to roll back to.")
     ] = KEPT_VERSIONS,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, flag("--dry-run", help="Only say what would go.")] = False,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:

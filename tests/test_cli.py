@@ -113,6 +113,8 @@ def test_help(tmp_path: Path) -> None:
         assert run.code == 0
         assert "--json" in run.out
         assert "--store" in run.out
+        flags = [line for line in run.out.splitlines() if "<bool>" in line]
+        assert all("--help" in line for line in flags)  # that one is typer's own
 
 
 # -- --json -------------------------------------------------------------
