@@ -12,14 +12,18 @@ import typer
 from edge_cl.config import LearnConfig, Rule
 
 
-def place(text: str) -> Path:
+def place(text: str | Path) -> Path:
     """Read a path. An empty one, as of a shell's variable that is not set, would be the working directory.
 
+    Where the path behind an option was forgotten, the next option is taken for it.
+
     Raises:
-        typer.BadParameter: it is empty.
+        typer.BadParameter: it is empty, or an option.
     """
     if not text:
         raise typer.BadParameter("the path is empty; for the working directory write a dot.")
+    if str(text).startswith("--"):  # of a default, it is a path already
+        raise typer.BadParameter(f"the path is missing: {text} is an option; a path of that name is ./{text}")
     return Path(text)
 
 

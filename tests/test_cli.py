@@ -489,6 +489,8 @@ USAGE = {
     "test pictures of such": ["eval", "", "--store", "STORE"],
     "store of such": ["init", "--store", "", "INIT"],
     "store of such, learn": ["learn", "--new-classes", "FIRST", "--store", "", "INIT"],
+    "an option for a store": ["learn", "--new-classes", "FIRST", "--store", "--update", "INIT"],
+    "an option for pictures": ["learn", "--store", "STORE", "--new-classes", "--dry-run"],
     "weights of such": ["learn", "--new-classes", "FIRST", "--store", "none", "--backbone", BACKBONE, "--weights", ""],
     "pictures of such, benchmark": ["benchmark", "learn", "", "--output", "none"],
     "place of such, benchmark": ["benchmark", "accuracy", "FIRST", "--output", ""],
