@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -124,7 +125,7 @@ def _show_saved_report(learner: Any, as_json: bool) -> None:
             with suppress(TypeError, KeyError):  # the report of an earlier release, which lacks fields
                 page = LearnReport(**report).to_markdown()
         answers.print(page, markup=False)
-        say(f"Plot: {value['files']['plot.png']}")
+        say(f"Its plot, as a file to be opened: cp {quote(value['files']['plot.png'])} plot.png")
 
     emit(as_json, value, show)
 

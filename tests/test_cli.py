@@ -303,7 +303,10 @@ def test_json_of_saved_report(store: Path) -> None:
     value = edge_cl("log", "--report", "--json", "--store", store).json
     assert (value["version"], value["classes"]) == (1, sorted(FIRST))
     assert all(Path(path).is_file() for path in value["files"].values())
-    assert edge_cl("log", "--report", "--store", store).out.startswith("# Learned parts\n")
+    run = edge_cl("log", "--report", "--store", store)
+    assert run.out.startswith("# Learned parts\n")
+    subprocess.run(run.err.splitlines()[-1].removeprefix("Its plot, as a file to be opened: "), shell=True, check=True)
+    assert Path("plot.png").read_bytes() == Path(value["files"]["plot.png"]).read_bytes()
     edge_cl("forget", "nut", "--store", store)
     run = edge_cl("log", "--report", "--json", "--store", store)
     assert run.code == 1 and run.error
