@@ -79,6 +79,7 @@ def _answer_json(answer: Any) -> dict[str, Any]:
         "label": answer.prediction.label,
         "confidence": answer.prediction.confidence,
         "unknown": answer.prediction.unknown,
+        "unknown_score": answer.prediction.unknown_score,
         "top": [{"label": label, "confidence": p} for label, p in answer.prediction.top],
     }
 

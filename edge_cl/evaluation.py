@@ -51,7 +51,7 @@ def evaluate(
         read += decoded.pictures
         for posterior, strange in recogniser.posteriors(decoded.pixels):
             posteriors.append(posterior)
-            unknown.append(strange)
+            unknown.append(strange > 1)
     if not read:
         raise FolderError(
             f"{path_text(folder.root)}: no picture can be read any more.",

@@ -24,6 +24,7 @@ from edge_cl.statistics import Array, Indices, Precision, Statistics
 
 PRIOR_SPREAD = 0.3  # squared distance from the class mean per squared norm, before any spread is measured
 UNKNOWN_RANK = 64  # directions of the covariance that the unknown test's distance takes (docs/accuracy.md)
+ABOVE, MOST = np.nextafter(np.float32(1), np.float32(2)), np.finfo(np.float32).max  # of an unknown's score: least, most
 WEIGHT_BITS, EXIT_BITS, BASIS_BITS = 8, 4, 4  # of a head's matrices: scores, the exit's scores, distance
 
 Tensors = Mapping[str, npt.NDArray[np.generic]]
@@ -151,17 +152,18 @@ class Exit:
     head: Head
     confidence: float
 
-    def answers(self, features: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """Return class probabilities (n, C) of features (n, Fp or more), and which of the answers stand, (n,).
+    def answers(self, features: Array) -> tuple[Array, npt.NDArray[np.bool_], Array]:
+        """Return class probabilities (n, C) of features (n, Fp or more), which stand, (n,), and `unknown_score`s, (n,).
 
-        One stands if it is sure and the picture is not too far from what is known.
+        An answer stands if it is sure and the picture is not too far from what is known.
         """
         prefix = features[:, : len(self.head.discriminant.centre)]
         scores = self.head.discriminant.scores(prefix)
-        return self.judge(scores, self.head.distance(prefix, scores))
+        distances = self.head.distance(prefix, scores)
+        return *self.judge(scores, distances), self.head.unknown_score(distances, scores.max(1))
 
     def judge(self, scores: Array, distances: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """Return the same of the discriminant's scores (n, C) and the distances (n,)."""
+        """Return probabilities and which stand, of the discriminant's scores (n, C) and the distances (n,)."""
         posterior = self.head.posterior_of(scores)
         return posterior, (posterior.max(1) > self.confidence) & (distances <= self.head.threshold)
 
@@ -264,6 +266,22 @@ class Head:
             best: their best classes' `whole` scores, (n,).
         """
         return ~((distances <= self.threshold) & (best >= self.least_score))
+
+    def unknown_score(self, distances: Array, best: Array) -> Array:
+        """Return how unlike all that is known pictures are, (n,): those above 1 are `unknown`.
+
+        It is the distance over the threshold or, where that is more, 1 and the nats that the best class lacks of the
+        least score.
+
+        Args:
+            distances: as of `unknown`.
+            best: likewise.
+        """
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            far = np.fmax(distances / self.threshold, 1 + (self.least_score - best) / self.temperature)
+        unknown = self.unknown(distances, best)  # whatever threshold and distance are
+        result: Array = np.where(unknown, np.fmax(far, ABOVE), np.fmin(far, 1)).clip(-MOST, MOST).astype(np.float32)
+        return result
 
     def route(self, posterior: Array) -> list[list[int]]:
         """Choose each picture's task branches: the most probable tasks, summing over their classes.

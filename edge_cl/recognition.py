@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from edge_cl.backend import BASE, BATCH_SIZE, Backend, Encoding
 from edge_cl.errors import EdgeClError
@@ -23,12 +22,14 @@ class Prediction:
         label: name of the most probable class.
         confidence: its probability, 0-1.
         unknown: whether the picture is too unlike every known class for the label to be trusted.
+        unknown_score: how unlike them it is: above 1 is unknown, and so may be what a program of its own chooses.
         top: the most probable classes and their probabilities, best first.
     """
 
     label: str
     confidence: float
     unknown: bool
+    unknown_score: float
     top: tuple[tuple[str, float], ...]
 
 
@@ -51,26 +52,26 @@ class Recogniser:
     def predict(self, pixels: Sequence[Pixels], *, top: int = 5) -> list[Prediction]:
         """Answer for pictures (S, S, 3), a batch at a time."""
         return [
-            self._prediction(row, bool(is_unknown), top)
-            for posterior, unknown in self.posteriors(pixels)
-            for row, is_unknown in zip(posterior, unknown, strict=True)
+            self._prediction(row, float(score), top)
+            for posterior, scores in self.posteriors(pixels)
+            for row, score in zip(posterior, scores, strict=True)
         ]
 
-    def posteriors(self, pixels: Sequence[Pixels]) -> Iterator[tuple[Array, npt.NDArray[np.bool_]]]:
-        """Yield class probabilities (B, C) of pictures (S, S, 3) and whether each is unknown (B,), batch by batch.
+    def posteriors(self, pixels: Sequence[Pixels]) -> Iterator[tuple[Array, Array]]:
+        """Yield class probabilities (B, C) of pictures (S, S, 3) and their `unknown_score`s (B,), batch by batch.
 
         Raises:
             EdgeClError: they are no numbers.
         """
         for start in range(0, len(pixels), BATCH_SIZE):
             batch = np.stack(pixels[start : start + BATCH_SIZE])
-            posterior, unknown = RULES[self.rule](self, self.backend.prefix(batch))
+            posterior, scores = RULES[self.rule](self, self.backend.prefix(batch))
             if not np.isfinite(posterior).all():
                 raise EdgeClError(
                     "A picture has no answer: its class probabilities are no numbers.",
                     mend="If the graphs are in half precision: edge-cl export OUT --precision fp32",
                 )
-            yield posterior, unknown
+            yield posterior, scores
 
     def warm_up(self) -> None:
         """Answer for a grey picture by the whole model: what a first run sets up is then there, and what fails shows.
@@ -86,43 +87,41 @@ class Recogniser:
         """Return class probabilities of a batch that the prefix has encoded under the rule in force, (B, C)."""
         return RULES[self.rule](self, encoding)[0]
 
-    def base_answers(self, encoding: Encoding) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """Return the base branch's class probabilities (B, C) of a batch it has encoded, and what is unknown (B,)."""
+    def base_answers(self, encoding: Encoding) -> tuple[Array, Array]:
+        """Return the base branch's class probabilities (B, C) of a batch it has encoded, and `unknown_score`s (B,)."""
         head, scores = self.head, self.head.discriminant.scores(encoding.features)
         whole = head.whole(scores)
         posterior = softmax(whole / np.float32(head.temperature))
-        return posterior, head.unknown(head.distance(encoding.features, scores), whole.max(1))
+        return posterior, head.unknown_score(head.distance(encoding.features, scores), whole.max(1))
 
-    def _prediction(self, posterior: Array, unknown: bool, top: int) -> Prediction:
+    def _prediction(self, posterior: Array, unknown_score: float, top: int) -> Prediction:
         order = np.argsort(-posterior, kind="stable")[:top]
         best = tuple((self.names[int(self.head.classes[i])], float(posterior[i])) for i in order)
-        return Prediction(best[0][0], best[0][1], unknown, best)
+        return Prediction(*best[0], unknown_score > 1, unknown_score, best)
 
 
-Rule = Callable[[Recogniser, Encoding], tuple[Array, npt.NDArray[np.bool_]]]
-"""Given a batch that the prefix has encoded: the answer's class probabilities (B, C), and what is unknown (B,)."""
+Rule = Callable[[Recogniser, Encoding], tuple[Array, Array]]
+"""Given a batch that the prefix has encoded: the answer's class probabilities (B, C), and `unknown_score`s (B,)."""
 
 
-def base(recogniser: Recogniser, encoding: Encoding) -> tuple[Array, npt.NDArray[np.bool_]]:
+def base(recogniser: Recogniser, encoding: Encoding) -> tuple[Array, Array]:
     """Answer by the base branch alone: one backbone pass."""
     return recogniser.base_answers(recogniser.backend.branch(encoding, BASE, range(len(encoding.features))))
 
 
-def routed(recogniser: Recogniser, encoding: Encoding) -> tuple[Array, npt.NDArray[np.bool_]]:
+def routed(recogniser: Recogniser, encoding: Encoding) -> tuple[Array, Array]:
     """Answer at the exit what is sure there; else by the base branch, which asks a task branch where it is unsure."""
     exit = recogniser.head.exit
     if exit is None:
         return _through_branches(recogniser, encoding, range(len(encoding.features)))
-    posterior, stands = exit.answers(encoding.features)
-    unknown, on = np.zeros(len(stands), bool), np.flatnonzero(~stands)
+    posterior, stands, unknown = exit.answers(encoding.features)
+    on = np.flatnonzero(~stands)
     if len(on):
         posterior[on], unknown[on] = _through_branches(recogniser, encoding, on.tolist())
     return posterior, unknown
 
 
-def _through_branches(
-    recogniser: Recogniser, encoding: Encoding, rows: Sequence[int]
-) -> tuple[Array, npt.NDArray[np.bool_]]:
+def _through_branches(recogniser: Recogniser, encoding: Encoding, rows: Sequence[int]) -> tuple[Array, Array]:
     """Answer for some pictures of a batch: the base branch chooses the task, whose branch shares in unsure answers."""
     head, encoding = recogniser.head, recogniser.backend.branch(encoding, BASE, rows)
     posterior, unknown = recogniser.base_answers(encoding)
@@ -135,7 +134,7 @@ def _through_branches(
     return posterior, unknown
 
 
-def published(recogniser: Recogniser, encoding: Encoding) -> tuple[Array, npt.NDArray[np.bool_]]:
+def published(recogniser: Recogniser, encoding: Encoding) -> tuple[Array, Array]:
     """Run every task branch and take the largest cosine to a prototype (CL-LoRA, eq. 14)."""
     rows = range(len(encoding.features))
     head, encoding = recogniser.head, recogniser.backend.branch(encoding, BASE, rows)

@@ -510,7 +510,7 @@ def test_the_exit_is_fitted_where_it_agrees_with_the_whole_model() -> None:
     head = found.head()
     assert head.exit is not None
     features = np.concatenate([p.features for p in found.probes.values()]).astype(np.float32)
-    posterior, stands = head.exit.answers(features)
+    posterior, stands, _ = head.exit.answers(features)
     agrees = posterior.argmax(1) == head.base_posterior(features).argmax(1)
     assert stands.mean() > 0.5 and agrees[stands].all()
     assert (head.exit.head.distance(features[:, :width])[stands] <= found.exit.threshold).all()

@@ -60,6 +60,7 @@ def assert_answers(path: Path, recogniser: Recogniser, pixels: Any, *, within: f
         near = early.distance(encoding.features[:, : len(early.discriminant.centre)]) / early.threshold
         far = np.where(head.exit.answers(encoding.features)[1], near, far)
     assert np.allclose(unknown, far, rtol=30 * within, atol=30 * within)
+    assert np.allclose(np.concatenate([score for _, score in recogniser.posteriors(list(pixels))]), far, atol=1e-4)
     sure = np.abs(far - 1) > 30 * within
     assert ((unknown > 1) == (far > 1))[sure].all()
 

@@ -130,10 +130,11 @@ def test_answers_are_those_of_python(
     python = Classifier(exported[layout], threads=1, rule=rule)
     frames = [*golden.looks(), golden.noise(64, 48, 1), golden.noise(200, 31, 2)]
     wanted = python.predict(frames, top=9)
-    classifier = opened(exported[layout], rule=rule.encode(), top=9)
+    classifier = opened(exported[layout], rule=rule.encode(), top=9, unknown_score=1)
     for found in (classifier.predict([frame(f) for f in frames]), [classifier.predict([frame(f)])[0] for f in frames]):
         for ours, theirs in zip(found, wanted, strict=True):
             assert ours.unknown == theirs.unknown
+            assert ours.unknown_score == pytest.approx(theirs.unknown_score, rel=1e-3, abs=1e-3)
             assert ours.version == python.version
             assert ours.label == theirs.label or abs(theirs.top[0][1] - theirs.top[1][1]) < 1e-4
             assert dict(ours.top) == pytest.approx(dict(theirs.top), abs=1e-4)

@@ -344,6 +344,19 @@ def test_a_distance_that_is_no_number_is_unknown() -> None:
         assert replace(head(), least_score=least).unknown(np.zeros(5), best).tolist() == expected
 
 
+def test_the_unknown_score_is_above_one_where_a_picture_is_unknown() -> None:
+    made = replace(head(), threshold=4.0, least_score=-2.0, temperature=2.0)
+    distances, best = np.float32([2, 8, 2, 8, 0]), np.float32([5, 5, -6, -3, -2])
+    np.testing.assert_allclose(made.unknown_score(distances, best), [0.5, 2, 3, 2, 1])
+    odd = np.float32([np.nan, np.inf, 0, 4, np.nextafter(np.float32(4), np.float32(5)), -np.inf, 1e-40])
+    for threshold in (4.0, np.inf, -np.inf, 0.0, -1.0, 1e-30):
+        for least in (-2.0, -np.inf, np.inf):
+            made = replace(head(), threshold=threshold, least_score=least)
+            for best in (np.zeros(7, np.float32), odd):
+                scores = made.unknown_score(odd, best)
+                assert ((scores > 1) == made.unknown(odd, best)).all() and np.isfinite(scores).all()
+
+
 @torch.no_grad()
 def test_what_the_exit_is_sure_of_never_reaches_the_suffix(
     recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch
@@ -373,7 +386,7 @@ def test_what_the_exit_is_sure_of_never_reaches_the_suffix(
     limit = replace(recogniser.head, threshold=-1.0)  # every picture that the base branch answers is unknown
     parts = list(replace(recogniser, head=limit).posteriors(list(PICTURES)))
     np.testing.assert_allclose(np.concatenate([p for p, _ in parts]), expected, atol=1e-4)
-    assert np.array_equal(np.concatenate([u for _, u in parts]), ~stands)
+    assert np.array_equal(np.concatenate([u for _, u in parts]) > 1, ~stands)
     assert sum(n for which, n in ran if which == "base") == (~stands).sum()
     task = np.stack([base[:, TASKS == 0].sum(1), base[:, TASKS == 2].sum(1)], 1).argmax(1)
     assert sum(n for which, n in ran if which == "own") == (~stands & asked & (task == 1)).sum() > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ class Options(ctypes.Structure):
         ("onnxruntime", ctypes.c_char_p),
         ("tensorrt", ctypes.c_char_p),
         ("engines", ctypes.c_char_p),
+        ("unknown_score", ctypes.c_int32),
     )
 
 
@@ -57,11 +59,12 @@ class CApiError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer for one frame, see `edge_cl.runtime.Prediction`."""
+    """The answer for one frame, see `edge_cl.runtime.Prediction`; `unknown_score` where it was asked for."""
 
     label: str
     confidence: float
     unknown: bool
+    unknown_score: float | None
     top: tuple[tuple[str, float], ...]
     version: int
 
@@ -88,6 +91,7 @@ class Library:
             "label": (ctypes.c_char_p, (pointer, size)),
             "confidence": (ctypes.c_float, (pointer, size)),
             "unknown": (ctypes.c_int, (pointer, size)),
+            "unknown_score": (ctypes.c_float, (pointer, size)),
             "predicted_version": (ctypes.c_int64, (pointer, size)),
             "top_count": (size, (pointer, size)),
             "top_label": (ctypes.c_char_p, (pointer, size, size)),
@@ -150,7 +154,8 @@ class CClassifier:
         )
         label, confidence = c.edge_cl_label(place, i).decode(), c.edge_cl_confidence(place, i)
         unknown, version = bool(c.edge_cl_unknown(place, i)), c.edge_cl_predicted_version(place, i)
-        return Answer(label, confidence, unknown, top, version)
+        score = c.edge_cl_unknown_score(place, i)
+        return Answer(label, confidence, unknown, None if isnan(score) else score, top, version)
 
     def reload(self) -> bool:
         """Put the bundle's present version in force."""

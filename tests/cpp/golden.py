@@ -98,7 +98,7 @@ def head() -> Tensors:
     split = features // 3
     fitted = Discriminant(normal(count, split), normal(count), normal(split))
     early = Head(ids, tasks, fitted, Precision(basis[:2, :split] / 2, gain[:2], 0.9), temperature=5.0, threshold=14.5)
-    first, stands = Exit(early, 0.48).answers(x)
+    first, stands, _ = Exit(early, 0.48).answers(x)
     assert stands.any() and not stands.all()
     unsure = replace(made, exit=Exit(early, 0.48)).unsure(posterior)
     return {
@@ -214,7 +214,7 @@ def looks() -> npt.NDArray[np.uint8]:
 
 
 def answers(bundle: Path) -> Tensors:
-    """Return what the Python runtime makes of the frames: probabilities by class and whether unknown."""
+    """Return what the Python runtime makes of the frames: probabilities by class, and whether and how far unknown."""
     tensors: dict[str, npt.NDArray[np.generic]] = {"frames": looks()}
     for rule in ("routed", "base"):
         classifier = Classifier(bundle, threads=1, rule=rule)
@@ -222,6 +222,7 @@ def answers(bundle: Path) -> Tensors:
         by_name = [dict(p.top) for p in found]
         tensors[rule] = np.asarray([[p[name] for name in classifier.classes] for p in by_name], np.float32)
         tensors["routed_unknown" if rule == "routed" else "unknown"] = np.asarray([p.unknown for p in found], np.int64)
+        tensors[f"{rule}_unknown_score"] = np.asarray([p.unknown_score for p in found], np.float32)
     return tensors
 
 

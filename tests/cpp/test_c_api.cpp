@@ -20,6 +20,7 @@ TEST(CApi, AnswersAndReloads) {
     edge_cl_options options = EDGE_CL_OPTIONS_INIT;
     options.threads = 1;
     options.top = 2;
+    options.unknown_score = 1;
     edge_cl_classifier* classifier = nullptr;
     ASSERT_EQ(edge_cl_open(test::golden("bundle-shared").c_str(), &options, &classifier), EDGE_CL_OK)
         << edge_cl_last_error();
@@ -37,6 +38,8 @@ TEST(CApi, AnswersAndReloads) {
     EXPECT_STREQ(edge_cl_label(predictions, 1), edge_cl_top_label(predictions, 1, 0));
     EXPECT_EQ(edge_cl_confidence(predictions, 1), edge_cl_top_confidence(predictions, 1, 0));
     EXPECT_EQ(edge_cl_unknown(predictions, 0), golden.get<std::int64_t>("routed_unknown")[0]);
+    EXPECT_NEAR(edge_cl_unknown_score(predictions, 0), golden.get<float>("routed_unknown_score")[0], 1e-2);
+    EXPECT_EQ(edge_cl_unknown_score(predictions, 2), 0);
     EXPECT_EQ(edge_cl_predicted_version(predictions, 0), 2);
     EXPECT_EQ(edge_cl_bundle_version(classifier), 2);
     int changed = -1;

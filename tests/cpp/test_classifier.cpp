@@ -67,15 +67,23 @@ TEST_P(Golden, AnswersAsPythonDoes) {
     const double tolerance = GetParam() == "half" ? 5e-3 : 2e-5;
 #endif
     for (const char* rule : {"routed", "base"}) {
-        const Result<Classifier> classifier = Classifier::open(test::golden("bundle-" + GetParam()), options_of(rule));
+        Options options = options_of(rule);
+        const Result<Classifier> sooner = Classifier::open(test::golden("bundle-" + GetParam()), options);
+        options.unknown_score = true;
+        const Result<Classifier> classifier = Classifier::open(test::golden("bundle-" + GetParam()), options);
         ASSERT_TRUE(classifier) << classifier.error().message();
+        ASSERT_TRUE(sooner) << sooner.error().message();
         const std::vector<std::string> names = classifier->classes();
         const auto wanted = golden.get<float>(rule);
         const auto unknown = golden.get<std::int64_t>(rule == std::string("routed") ? "routed_unknown" : "unknown");
+        const auto score = golden.get<float>(rule + std::string("_unknown_score"));
         std::vector<Prediction> batch(frames.all.size());
         ASSERT_TRUE(classifier->predict(frames.all.data(), frames.all.size(), batch.data()));
         for (std::size_t i = 0; i < frames.all.size(); ++i) {
             Prediction single;
+            ASSERT_TRUE(sooner->predict(frames.all[i], single));
+            EXPECT_EQ(single.unknown, unknown[i] != 0) << i;
+            EXPECT_TRUE(std::isnan(single.unknown_score)) << i;
             ASSERT_TRUE(classifier->predict(frames.all[i], single));
             for (const Prediction* found : {&static_cast<const Prediction&>(single), &static_cast<const Prediction&>(batch[i])}) {
                 std::map<std::string, float> by_name;
@@ -83,6 +91,7 @@ TEST_P(Golden, AnswersAsPythonDoes) {
                 for (std::size_t c = 0; c < names.size(); ++c)
                     EXPECT_NEAR(by_name.at(names[c]), wanted[i * names.size() + c], tolerance) << rule << " " << i;
                 EXPECT_EQ(found->unknown, unknown[i] != 0) << i;
+                EXPECT_NEAR(found->unknown_score, score[i], 100 * tolerance * (1 + std::abs(score[i]))) << rule << " " << i;
                 EXPECT_EQ(found->label, found->top[0].label);
                 EXPECT_EQ(found->confidence, found->top[0].confidence);
                 EXPECT_EQ(found->version, classifier->version());

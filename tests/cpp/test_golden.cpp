@@ -171,7 +171,8 @@ TEST(Exit, AnswersAsPythonDoes) {
     std::vector<float> found, offset(early.features());
     for (std::size_t i = 0; i < stands.size(); ++i) {
         std::vector<float> posterior(classes), room(2 * classes);
-        EXPECT_EQ(exit->answer(x.data() + i * width, offset.data(), posterior.data(), room.data()), stands[i] != 0) << i;
+        EXPECT_EQ(exit->answer(x.data() + i * width, offset.data(), posterior.data(), room.data(), nullptr), stands[i] != 0)
+            << i;
         found.insert(found.end(), posterior.begin(), posterior.end());
         head.exit = nullptr;
         EXPECT_TRUE(head.is_unsure(posteriors.data() + i * classes));

@@ -111,6 +111,7 @@ int edge_cl_open(const char* bundle, const edge_cl_options* options, edge_cl_cla
         wanted.onnxruntime = text(given.onnxruntime);
         wanted.tensorrt = text(given.tensorrt);
         wanted.engines = text(given.engines);
+        wanted.unknown_score = given.unknown_score != 0;
         edge_cl::Result<edge_cl::Classifier> opened = edge_cl::Classifier::open(bundle, wanted);
         if (!opened) return fail(opened.error());
         *out = new edge_cl_classifier{std::move(*opened)};
@@ -170,6 +171,11 @@ float edge_cl_confidence(const edge_cl_predictions* predictions, size_t frame) {
 int edge_cl_unknown(const edge_cl_predictions* predictions, size_t frame) {
     const edge_cl::Prediction* const found = answer(predictions, frame);
     return found != nullptr && found->unknown ? 1 : 0;
+}
+
+float edge_cl_unknown_score(const edge_cl_predictions* predictions, size_t frame) {
+    const edge_cl::Prediction* const found = answer(predictions, frame);
+    return found != nullptr ? found->unknown_score : 0.0F;
 }
 
 int64_t edge_cl_predicted_version(const edge_cl_predictions* predictions, size_t frame) {

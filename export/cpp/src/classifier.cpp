@@ -60,6 +60,7 @@ private:
     std::string path_, backend_;
     Rule rule_ = Rule::routed;
     std::size_t top_ = 5;
+    bool scored_ = false;
     std::chrono::milliseconds timeout_{0};
     BackendOptions options_;
     mutable Watchdog watchdog_;  // outlives what it watches over
@@ -91,6 +92,7 @@ Result<std::unique_ptr<Classifier::Implementation>> Classifier::Implementation::
                      "top is at least 1; threads and timeout at least 0."};
     result->rule_ = rule->second;
     result->top_ = static_cast<std::size_t>(options.top);
+    result->scored_ = options.unknown_score;
     result->timeout_ = options.timeout;
     result->backend_ = options.backend == "auto" ? choose_backend(path, result->options_) : options.backend;
     Result<std::shared_ptr<const Loaded>> loaded = result->load(nullptr);
@@ -122,7 +124,7 @@ Result<std::shared_ptr<const Loaded>> Classifier::Implementation::load_once(cons
     if (!backend) return backend.error();
     const Manifest& manifest = bundle->manifest();
     auto loaded = std::shared_ptr<Loaded>(
-        new Loaded{*bundle, {manifest, std::move(*head), std::move(*backend), rule_, top_}});
+        new Loaded{*bundle, {manifest, std::move(*head), std::move(*backend), rule_, top_, scored_}});
     Status warm = loaded->recogniser.warm_up(before != nullptr ? &before->recogniser : nullptr);
     if (!warm) return warm.error();
     return std::shared_ptr<const Loaded>(std::move(loaded));

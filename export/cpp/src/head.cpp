@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels.hpp"
 
@@ -84,11 +85,22 @@ bool Head::is_unsure(const float* posterior) const {
     return exit == nullptr || largest(posterior) <= exit->confidence;
 }
 
-bool Exit::answer(const float* prefix, float* offset, float* posterior, float* room) const {
+float Head::unknown_score(float distance, float best) const {
+    using Limits = std::numeric_limits<float>;
+    const float far = std::fmax(distance / threshold, 1 + (least_score - best) / temperature);
+    const bool unknown = !(distance <= threshold && best >= least_score);  // whatever threshold and distance are
+    const float score = unknown ? std::fmax(far, std::nextafter(1.0F, 2.0F)) : std::fmin(far, 1.0F);
+    return std::min(std::max(score, Limits::lowest()), Limits::max());
+}
+
+bool Exit::answer(const float* prefix, float* offset, float* posterior, float* room, float* unknown_score) const {
     head.discriminant.scores(prefix, head.features(), nullptr, offset, posterior);
     const float score = head.largest(posterior);
     head.posterior(posterior, room);
-    return head.largest(posterior) > confidence && !head.is_far(offset, score);
+    if (!(head.largest(posterior) > confidence)) return false;
+    if (unknown_score == nullptr) return !head.is_far(offset, score);
+    *unknown_score = head.unknown_score(head.distance(offset, score), score);
+    return *unknown_score <= 1;
 }
 
 std::size_t Head::route(const float* posterior, float* mass) const {

@@ -82,6 +82,9 @@ struct Head {
     /// Return the squared Mahalanobis distance to the nearest class mean, all of it: `is_far` stops when it is sure.
     float distance(const float* offset, float score) const;
 
+    /// How unlike all that is known a picture is, above 1 if it is unknown: `Head.unknown_score` of edge_cl/head.py.
+    float unknown_score(float distance, float best) const;
+
     /// Whether a task branch should look at an answer of the base branch: at all of them, where there is no exit.
     bool is_unsure(const float* posterior) const;
 
@@ -101,8 +104,9 @@ struct Exit {
     float confidence = 0;  ///< of the best class, above which an answer is sure
 
     /// Write the class probabilities of the prefix's features; return whether the answer stands: it is sure, and the
-    /// picture not too far from what is known. `offset` is room for as many numbers, `room` for two a class.
-    bool answer(const float* prefix, float* offset, float* posterior, float* room) const;
+    /// picture not too far from what is known. `offset` is room for as many numbers, `room` for two a class; where
+    /// `unknown_score` is not null, it gets the picture's.
+    bool answer(const float* prefix, float* offset, float* posterior, float* room, float* unknown_score) const;
 };
 
 /// Softmax of `count` scores over a temperature, in place.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -28,6 +29,7 @@ struct Recogniser::Workspace {
     std::size_t routes[kBatch] = {};  // ... and the place of each one's task; kNoRoute: no branch is asked
     std::size_t rows[kBatch] = {}, places[kBatch] = {};
     bool unknown[kBatch] = {};
+    float unknown_score[kBatch] = {};  // no numbers, if they were not asked for
 };
 
 // A workspace lent to one call; it goes back with the lease.
@@ -48,14 +50,15 @@ private:
 };
 
 Recogniser::Recogniser(const Manifest& manifest, Head head, std::shared_ptr<const Backend> backend, Rule rule,
-                       std::size_t top)
+                       std::size_t top, bool scored)
     : preprocess_(manifest.preprocess),
       shape_(manifest.shape),
       version_(manifest.version),
       head_(std::move(head)),
       backend_(std::move(backend)),
       rule_(rule),
-      top_(std::min(top, head_.classes())) {
+      top_(std::min(top, head_.classes())),
+      scored_(scored) {
     for (const std::string& name : head_.names) longest_name_ = std::max(longest_name_, name.size());
 }
 
@@ -108,7 +111,9 @@ Status Recogniser::answer(Workspace& space, const Frame* frames, std::size_t cou
         float* posterior = space.posterior.data() + i * head_.classes();
         const float* prefix = space.pass->prefix_features() + i * shape_.prefix_features();
         space.unknown[i] = false;
-        if (exit == nullptr || !exit->answer(prefix, space.offset.data(), posterior, space.room.data()))
+        space.unknown_score[i] = std::numeric_limits<float>::quiet_NaN();
+        float* const score = scored_ ? &space.unknown_score[i] : nullptr;
+        if (exit == nullptr || !exit->answer(prefix, space.offset.data(), posterior, space.room.data(), score))
             space.on[on++] = i;
     }
     if (on > 0)
@@ -119,8 +124,7 @@ Status Recogniser::answer(Workspace& space, const Frame* frames, std::size_t cou
     if (!std::all_of(first, last, [](float p) { return std::isfinite(p); }))
         return Error{Code::backend, "A frame has no answer: its class probabilities are no numbers.",
                      "If the graphs are in half precision: edge-cl export OUT --precision fp32"};
-    for (std::size_t i = 0; i < count; ++i)
-        write(space.posterior.data() + i * head_.classes(), space.unknown[i], space.order, out[i]);
+    for (std::size_t i = 0; i < count; ++i) write(space, i, out[i]);
     return {};
 }
 
@@ -132,9 +136,14 @@ Status Recogniser::ask_base(Workspace& space, std::size_t count, const Deadline&
         float* posterior = space.posterior.data() + i * head_.classes();
         head_.discriminant.scores(space.pass->prefix_features() + i * prefix, prefix,
                                   space.pass->suffix_features() + j * suffix, space.offset.data(), posterior);
-        const bool far = head_.is_far(space.offset.data(), head_.largest(posterior));
-        const float best = head_.posterior(posterior, space.room.data());
-        space.unknown[i] = far || !(best >= head_.least_score);  // what is no number is not likely either
+        const float* const offset = space.offset.data();
+        const float score = head_.largest(posterior), best = head_.posterior(posterior, space.room.data());
+        if (scored_) {
+            space.unknown_score[i] = head_.unknown_score(head_.distance(offset, score), best);
+            space.unknown[i] = space.unknown_score[i] > 1;
+        } else {  // sooner done; what is no number is not likely either
+            space.unknown[i] = head_.is_far(offset, score) || !(best >= head_.least_score);
+        }
         space.routes[j] = head_.is_unsure(posterior) ? head_.route(posterior, space.mass.data()) : kNoRoute;
     }
     return {};
@@ -167,7 +176,9 @@ Status Recogniser::ask_branches(Workspace& space, std::size_t count, const Deadl
     return {};
 }
 
-void Recogniser::write(const float* posterior, bool unknown, std::vector<std::size_t>& order, Prediction& out) const {
+void Recogniser::write(Workspace& space, std::size_t row, Prediction& out) const {
+    const float* const posterior = space.posterior.data() + row * head_.classes();
+    std::vector<std::size_t>& order = space.order;
     std::iota(order.begin(), order.end(), std::size_t{0});
     const auto middle = order.begin() + static_cast<std::ptrdiff_t>(top_);
     std::partial_sort(order.begin(), middle, order.end(), [&](std::size_t a, std::size_t b) {
@@ -182,7 +193,8 @@ void Recogniser::write(const float* posterior, bool unknown, std::vector<std::si
     out.label.reserve(longest_name_);
     out.label = out.top[0].label;
     out.confidence = out.top[0].confidence;
-    out.unknown = unknown;
+    out.unknown = space.unknown[row];
+    out.unknown_score = space.unknown_score[row];
     out.version = version_;
 }
 

@@ -18,7 +18,8 @@ enum class Rule { routed, base };
 /// One version of a bundle, ready to answer; safe to use from several threads.
 class Recogniser {
 public:
-    Recogniser(const Manifest& manifest, Head head, std::shared_ptr<const Backend> backend, Rule rule, std::size_t top);
+    Recogniser(const Manifest& manifest, Head head, std::shared_ptr<const Backend> backend, Rule rule, std::size_t top,
+               bool scored);
     ~Recogniser();
 
     /// Answer for frames that were checked, any number of them.
@@ -39,7 +40,7 @@ private:
                   Prediction* out) const;
     Status ask_base(Workspace& space, std::size_t count, const Deadline& deadline) const;
     Status ask_branches(Workspace& space, std::size_t count, const Deadline& deadline) const;
-    void write(const float* posterior, bool unknown, std::vector<std::size_t>& order, Prediction& out) const;
+    void write(Workspace& space, std::size_t row, Prediction& out) const;
 
     Preprocess preprocess_;
     Shape shape_;
@@ -48,6 +49,7 @@ private:
     std::shared_ptr<const Backend> backend_;
     Rule rule_;
     std::size_t top_;
+    bool scored_;  // whether predictions have their unknown score
     std::size_t longest_name_ = 0;
 
     mutable std::mutex mutex_;

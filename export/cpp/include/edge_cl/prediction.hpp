@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct Prediction {
     std::string label;          ///< name of the most probable class
     float confidence = 0;       ///< its probability, 0-1
     bool unknown = false;       ///< too unlike every known class for the label to be trusted
+    float unknown_score = std::numeric_limits<float>::quiet_NaN();  ///< how unlike: above 1 is unknown; if it was asked for
     std::vector<Candidate> top; ///< the most probable classes, best first
     std::int64_t version = 0;   ///< the store's version that answered
 };
