@@ -324,7 +324,7 @@ class Learner:
                 report = export_after(report, self._until_in_force(learned), export, progress, self.store.given)
             else:
                 report = replace(report, notes=[*report.notes, NOT_EXPORTED])
-        if lesson.made(version):
+        if made or version is not parent:
             discard([self._left(version)])
         return report
 

@@ -69,6 +69,14 @@ class Lesson:
         }
         return hashlib.sha256(canonical_json(asked)).hexdigest()
 
+    def without(self, gone: Collection[Path]) -> Lesson:
+        """Return the lesson without some files."""
+
+        def left(folder: PictureFolder) -> PictureFolder:
+            return replace(folder, pictures=tuple(p for p in folder.pictures if p.path not in gone))
+
+        return replace(self, folder=left(self.folder), negatives=self.negatives and left(self.negatives))
+
     def made(self, version: Version) -> bool:
         """Return whether a version is what this very lesson made of the one before."""
         return version.record.get("job") == self.digest(version.parent)
@@ -106,8 +114,8 @@ class Lesson:
         """
         parent, config, before_mb = transaction.parent, self.config, peak_mb()
         assert parent is not None
-        job = self.digest(parent.number)
-        checkpoint = Checkpoint(work, {"job": job, **_means(parent, encoder)}, parent.number)
+        asked = {"job": self.digest(parent.number), **_means(parent, encoder)}
+        checkpoint = Checkpoint(work, asked, parent.number)
         cache = TokenCache(checkpoint.directory / "tokens", config.cache_mb << 20)
         learned = learn(
             old, encoder, intake, config, self.task,
@@ -131,7 +139,8 @@ class Lesson:
             "learned": list(report.classes),
             "holdout_accuracy": report.holdout_accuracy,
             "settings": asdict(model.config),
-            "job": job,
+            # Not of what went before it was learned: when it is back, it is new.
+            "job": self.without({s.path for s in learned.intake.skipped}).digest(parent.number),
             "checkpoint": checkpoint.directory.name,
         }
         version = transaction.commit(kind="learn", record=record)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from small import CONFIG, copied, hashes, picture, write_looks
-from two_tasks import FIRST, SECOND, THIRD, model
+from two_tasks import FIRST, SECOND, THIRD, model, work
 
 from edge_cl import Learner, learning
 from edge_cl.errors import FolderError
@@ -125,6 +125,29 @@ def test_what_a_learn_has_done_of_other_pictures_is_done_again(
     report = learner.learn(folder, CONFIG)
     assert (report.images, report.skipped) == (24, [])
     assert hashes(learner.store.head) == hashes(other.store.head)
+
+
+@pytest.mark.parametrize("what", ["some of new classes", "a new class", "some of known classes", "negatives"])
+def test_what_comes_back_is_learned(taught: Learner, tmp_path: Path, once_checked: Disturb, what: str) -> None:
+    """By the very command before which it went, and what was learned of the rest is not learned again."""
+    learner, away = copied(taught, tmp_path / "store"), tmp_path / "away"
+    folder = write_looks(tmp_path / "folder", FIRST if "known" in what else THIRD, first=40)
+    nothing = write_looks(tmp_path / "nothing", {"x": 15}, 5)
+    taken = nothing / "x" if what == "negatives" else folder / min(path.name for path in folder.iterdir())
+    lost = sorted(taken.iterdir())[: None if what == "a new class" else 4]
+    away.mkdir()
+    once_checked(lambda: [path.rename(away / path.name) for path in lost])
+    first = learner.learn(folder, CONFIG, update=True, negatives=nothing)
+    assert len(first.skipped) == len(lost) and work(learner) == []
+    still = learner.learn(folder, CONFIG, update=True, negatives=nothing)
+    assert (still.version, still.images) == (first.version, 0)
+    for path in away.iterdir():
+        path.rename(taken / path.name)
+    again = learner.learn(folder, CONFIG, update=True, negatives=nothing)
+    assert (again.version, again.images + first.images) == (4, 16)
+    assert (again.classes == [taken.name]) == (what == "a new class")
+    assert len(model(learner).negatives) == 5
+    assert learner.learn(folder, CONFIG, update=True, negatives=nothing).version == 4
 
 
 def test_where_all_go_nothing_is_learned(taught: Learner, tmp_path: Path, once_checked: Disturb) -> None:
