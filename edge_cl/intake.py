@@ -117,7 +117,8 @@ class Intake:
         pictures = tuple(p for p in folder.pictures if p.sha256 not in known.get(p.label, ()))
         learned_before = len(folder.pictures) - len(pictures)
         folder = replace(folder, pictures=pictures)
-        train, held = split_hold_out(folder.pictures, fraction=hold_out)
+        learned = {name: len(hashes) for name, hashes in known.items()}
+        train, held = split_hold_out(folder.pictures, fraction=hold_out, learned=learned)
         new, old = (tuple(n for n in folder.classes if (n in known) == asked) for asked in (False, True))
         unknown = negatives and of_nothing_known(negatives, kept)
         return cls(folder, new, old, tuple(train), tuple(held), learned_before, _copies(folder, new, known), unknown)

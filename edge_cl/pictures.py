@@ -11,7 +11,7 @@ from __future__ import annotations
 import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -190,27 +190,36 @@ def read_unlabelled(*sources: Path, on_progress: _Progress | None = None, worker
     return PictureFolder(sources[0], tuple(pictures), tuple(skipped))
 
 
-def split_hold_out(pictures: Sequence[Picture], *, fraction: float = 0.1) -> tuple[list[Picture], list[Picture]]:
+def split_hold_out(
+    pictures: Sequence[Picture], *, fraction: float = 0.1, learned: Mapping[str, int] | None = None
+) -> tuple[list[Picture], list[Picture]]:
     """Split into (train, hold-out), class by class, by content alone.
 
     The pictures with the lowest SHA-256 are held out, so the split does not depend on names, order or the
     other classes, and a picture added later moves at most one other. `round(n * fraction)` of a class's n
     pictures are held out, at least one when n >= 4, and at least one always stays in train.
 
+    Where some of a class were learned before, as many are held out, all if need be, as bring it to that number of all
+    its pictures. Of the earlier ones as many are taken to be held out as if they had come at once: how many really
+    were, only the model would tell.
+
     Args:
         pictures: of any classes, in any order.
         fraction: of each class to hold out, 0 <= fraction < 1; 0 holds out none.
+        learned: how many pictures were learned before, by class.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction is {fraction}; it must be at least 0 and less than 1")
+
+    def of_all(n: int) -> int:
+        return max(0, min(max(round(n * fraction), 1 if n >= 4 and fraction > 0 else 0), n - 1))
+
     train: list[Picture] = []
     hold_out: list[Picture] = []
     ordered = sorted(pictures, key=lambda p: (p.label, p.sha256, str(p.path)))
-    for _, group in groupby(ordered, key=lambda p: p.label):
-        of_class = list(group)
-        n = len(of_class)
-        count = max(round(n * fraction), 1 if n >= 4 and fraction > 0 else 0)
-        count = min(count, n - 1)
+    for label, group in groupby(ordered, key=lambda p: p.label):
+        of_class, before = list(group), (learned or {}).get(label, 0)
+        count = of_all(before + len(of_class)) - of_all(before)
         hold_out += of_class[:count]
         train += of_class[count:]
     return train, hold_out

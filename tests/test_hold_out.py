@@ -43,6 +43,27 @@ def test_hold_out_takes_the_lowest_hashes(n: int, fraction: float, held: int) ->
     assert split_hold_out(ordered[::-1], fraction=fraction) == (ordered[held:], ordered[:held])
 
 
+@pytest.mark.parametrize(
+    ("before", "n", "held"),
+    [(0, 3, 0), (1, 2, 0), (3, 1, 1), (3, 3, 1), (4, 3, 0), (8, 10, 1), (14, 1, 1), (30, 30, 3), (40, 5, 0)],
+)
+def test_pictures_learned_before_count(before: int, n: int, held: int) -> None:
+    pictures = [Picture(Path(f"{i}.jpg"), label, f"{i:064x}", (8, 8)) for i in range(n) for label in "ab"]
+    _, hold_out = split_hold_out(pictures, learned={"b": before})
+    assert [p for p in hold_out if p.label == "b"] == [p for p in pictures if p.label == "b"][:held]
+    assert [p for p in hold_out if p.label == "a"] == split_hold_out(pictures[::2])[1]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1), fractions)
+def test_a_class_that_grows_holds_out_as_many_as_one_that_comes_at_once(steps: list[int], fraction: float) -> None:
+    def held(n: int, learned: int) -> int:
+        pictures = [Picture(Path(f"{i}.jpg"), "a", f"{i:064x}", (8, 8)) for i in range(n)]
+        return len(split_hold_out(pictures, fraction=fraction, learned={"a": learned})[1])
+
+    grown = sum(held(n, sum(steps[:i])) for i, n in enumerate(steps))
+    assert grown == held(sum(steps), 0)
+
+
 @given(pictures_of_classes, fractions, st.randoms(use_true_random=False))
 def test_split_does_not_depend_on_order_or_names(
     pictures: list[Picture], fraction: float, shuffle: random.Random

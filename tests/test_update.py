@@ -78,6 +78,25 @@ def test_known_class_without_update_is_refused(learner: Learner, tmp_path: Path,
     assert work(learner) == []
 
 
+@pytest.mark.parametrize("method", ["prototype", "cl-lora"])
+def test_a_class_that_comes_by_single_pictures_is_measured(blank: Learner, tmp_path: Path, method: Any) -> None:
+    """One of three, two of six, however few came at a time."""
+    learner, folder = copied(blank, tmp_path / "store"), write_looks(tmp_path / "folder", FIRST, 1)
+    config = replace(CONFIG, method=method, hold_out=0.25, adapt_pictures=2)
+    learner.learn(folder, config)
+    assert bool(model(learner).adapters or model(learner).base) == (method == "cl-lora")
+    for count in range(2, 9):
+        write_looks(folder, FIRST, 1, first=count)
+        seen = learner.look(folder, config, update=True)
+        assert [c["state"] for c in seen.to_json()["classes"]] == ["known"] * 2
+        report = learner.learn(folder, config, update=True)
+        assert report.hold_out == len(seen.hold_out) == (2 if count in (3, 6) else 0)
+        held = 0 if count < 3 else 2 if count < 6 else 4
+        assert sum(len(p.classes) for p in model(learner).probes.values()) == held
+        assert (set(report.class_accuracy) == set(FIRST)) == (report.unknown["threshold"] is not None) == (held > 0)
+    assert {c["name"]: c["pictures"] for c in learner.classes()} == dict.fromkeys(FIRST, 8)
+
+
 # -- pictures that were learned before ----------------------------------
 
 
