@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -69,7 +70,7 @@ class Intake:
         train: pictures to learn from.
         hold_out: pictures that measure the result.
         learned_before: number of pictures in the folder that are passed over, as their class was learned from them.
-        copies: new classes all of whose pictures were learned under other names, and these names.
+        learned_as: other class that was learned from a picture before, by the picture's SHA-256.
         negatives: pictures of nothing that is or will be known, which are to tighten the unknown test, or None.
     """
 
@@ -79,7 +80,7 @@ class Intake:
     train: tuple[Picture, ...]
     hold_out: tuple[Picture, ...]
     learned_before: int = 0
-    copies: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    learned_as: Mapping[str, str] = field(default_factory=dict)
     negatives: PictureFolder | None = None
 
     @classmethod
@@ -121,12 +122,20 @@ class Intake:
         train, held = split_hold_out(folder.pictures, fraction=hold_out, learned=learned)
         new, old = (tuple(n for n in folder.classes if (n in known) == asked) for asked in (False, True))
         unknown = negatives and of_nothing_known(negatives, kept)
-        return cls(folder, new, old, tuple(train), tuple(held), learned_before, _copies(folder, new, known), unknown)
+        learned_as = {sha: name for name, hashes in known.items() for sha in hashes}
+        return cls(folder, new, old, tuple(train), tuple(held), learned_before, learned_as, unknown)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to learn from."""
         return not self.folder.pictures and not (self.negatives and self.negatives.pictures)
+
+    @property
+    def copies(self) -> Mapping[str, Mapping[str, int]]:
+        """Classes with pictures that others were learned from, and how many of each of these, sorted."""
+        found = {name: Counter(self.learned_as.get(p.sha256) for p in own) for name, own in self.folder.classes.items()}
+        counts = {name: {other: n for other, n in c.items() if other is not None} for name, c in found.items()}
+        return {name: dict(sorted(others.items())) for name, others in counts.items() if others}
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -145,8 +154,7 @@ class Intake:
         pictures = tuple(p for p in self.folder.pictures if p.path in left)
         known = tuple(name for name in self.known if any(p.label == name for p in pictures))
         folder = replace(self.folder, pictures=pictures, skipped=tuple(skipped))
-        copies = {name: others for name, others in self.copies.items() if name in new}
-        return replace(self, folder=folder, new=new, known=known, train=train, hold_out=held, copies=copies)
+        return replace(self, folder=folder, new=new, known=known, train=train, hold_out=held)
 
     def to_json(self) -> dict[str, Any]:
         """Return the table that `--dry-run` prints."""
@@ -167,14 +175,6 @@ class Intake:
             "learned_before": self.learned_before,
             "negatives": len(self.negatives.pictures) if self.negatives else 0,
         }
-
-
-def _copies(
-    folder: PictureFolder, new: Sequence[str], known: Mapping[str, Collection[str]]
-) -> Mapping[str, Sequence[str]]:
-    learned = {sha: name for name, hashes in known.items() for sha in hashes}
-    names = {name: sorted({learned.get(p.sha256, "") for p in folder.classes[name]}) for name in new}
-    return {name: others for name, others in names.items() if "" not in others}
 
 
 def skipped_json(skipped: Iterable[Skipped]) -> list[Mapping[str, str]]:

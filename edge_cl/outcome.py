@@ -208,11 +208,21 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
 
 
 def _copy_notes(intake: Intake) -> list[str]:
-    return [
-        f"All pictures of {name!r} were learned as {' and '.join(map(repr, others))} before. "
-        "If they are the same, forget one, and give the folder the name of the other."
-        for name, others in intake.copies.items()
-    ]
+    notes = []
+    for name, others in intake.copies.items():
+        total = len(intake.folder.classes[name])
+        if name in intake.new and sum(others.values()) == total:
+            notes.append(
+                f"All pictures of {name!r} were learned as {' and '.join(map(repr, others))} before. "
+                "If they are the same, forget one, and give the folder the name of the other."
+            )
+            continue
+        notes += [
+            f"{count} of the {total} new pictures of {name!r} were learned as {other!r} before, and count for both. "
+            f"If they do not show {other!r}, forget it and learn it again without them."
+            for other, count in others.items()
+        ]
+    return notes
 
 
 def _time_notes(learned: Learned, asked: LearnConfig) -> list[str]:

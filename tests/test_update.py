@@ -182,10 +182,29 @@ def test_what_a_rollback_undid_is_learned_again(taught: Learner, tmp_path: Path,
         assert learner.rollback().number == 2
 
 
-def test_some_pictures_of_another_class_are_learned(taught: Learner, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["new", "z-second"])
+def test_some_pictures_of_another_class_are_learned_and_told(taught: Learner, tmp_path: Path, name: str) -> None:
     """Which of the two labels is right, nobody can tell; the later was given by someone who may know."""
-    learner, folder = copied(taught, tmp_path / "store"), write_looks(tmp_path / "third", {"new": FIRST["9-first"]}, 9)
-    assert learner.learn(folder, CONFIG).images == 9
+    learner, folder = copied(taught, tmp_path / "store"), write_looks(tmp_path / "more", {name: FIRST["9-first"]}, 9)
+    write_looks(folder, {"8-first": SECOND["8-first"]}, 3, first=40)
+    report = learner.learn(folder, CONFIG, update=True)
+    assert report.images == 12
+    assert [note for note in report.notes if "before" in note] == [
+        f"8 of the 9 new pictures of {name!r} were learned as '9-first' before, and count for both. "
+        "If they do not show '9-first', forget it and learn it again without them."
+    ]
+
+
+def test_pictures_put_in_the_right_class_are_told(taught: Learner, tmp_path: Path, grown: Path) -> None:
+    """They are all that is new of it."""
+    learner = copied(taught, tmp_path / "store")
+    for path in sorted((grown / "9-first").iterdir())[:4]:
+        path.rename(grown / "z-second" / f"moved {path.name}")
+    for path in (grown / "z-second").glob("02*.png"):
+        path.unlink()
+    report = learner.learn(grown, CONFIG, update=True)
+    assert (report.images, report.updated_classes) == (4, ["z-second"])
+    assert any(note.startswith("4 of the 4 new pictures of 'z-second' were learned") for note in report.notes)
 
 
 def test_the_old_folder_of_a_class_that_was_renamed_is_told(taught: Learner, tmp_path: Path, grown: Path) -> None:
