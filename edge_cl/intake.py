@@ -46,17 +46,20 @@ def read_folders(
     return new_classes, negatives
 
 
-def of_nothing_known(folder: PictureFolder, kept: Collection[str]) -> PictureFolder:
+def of_nothing_known(folder: PictureFolder, kept: Collection[str], shown: Mapping[str, str]) -> PictureFolder:
     """Return negatives, at most `NEGATIVES` from everywhere in a folder, without those whose features are kept.
 
     Args:
         folder: as read.
         kept: their SHA-256.
+        shown: class of each picture that is known, or is learned now, by SHA-256: none of these is a negative.
     """
-    pictures = list({p.sha256: p for p in reversed(folder.pictures)}.values())[::-1]  # each once
+    wrong = [Skipped(p.path, f"a picture of {shown[p.sha256]!r}") for p in folder.pictures if p.sha256 in shown]
+    pictures = list({p.sha256: p for p in reversed(folder.pictures) if p.sha256 not in shown}.values())[::-1]  # once
     last, most = len(pictures) - 1, min(len(pictures), NEGATIVES)
     some = [pictures[i * last // max(most - 1, 1)] for i in range(most)]  # the first, the last, and between
-    return replace(folder, pictures=tuple(p for p in some if p.sha256 not in kept))
+    skipped = sorted((*folder.skipped, *wrong), key=lambda s: str(s.path))
+    return replace(folder, pictures=tuple(p for p in some if p.sha256 not in kept), skipped=tuple(skipped))
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,9 @@ class Intake:
         learned = {name: len(hashes) for name, hashes in known.items()}
         train, held = split_hold_out(folder.pictures, fraction=hold_out, learned=learned)
         new, old = (tuple(n for n in folder.classes if (n in known) == asked) for asked in (False, True))
-        unknown = negatives and of_nothing_known(negatives, kept)
         learned_as = {sha: name for name, hashes in known.items() for sha in hashes}
+        shown = {**learned_as, **{p.sha256: p.label for p in folder.pictures}}
+        unknown = negatives and of_nothing_known(negatives, kept, shown)
         return cls(folder, new, old, tuple(train), tuple(held), learned_before, learned_as, unknown)
 
     @property

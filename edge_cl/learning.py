@@ -145,7 +145,7 @@ def learn(
         model, trained = _with_pictures(model, encoder, t, train, held, job if t == task else None, steps)
         epochs = trained or epochs
     hashes = with_fingerprints(model.fingerprints, model.ids, intake.folder.pictures)
-    model = replace(model, fingerprints=hashes)
+    model = replace(model, fingerprints=hashes).without_negatives(frozenset[str]().union(*hashes.values()))
     with stopwatch.stage("head"):
         if negatives.pictures:
             model = _with_negatives(model, encoder, negatives, steps)

@@ -121,6 +121,7 @@ class Lesson:
             old, encoder, intake, config, self.task,
             checkpoint=checkpoint, cache=cache, progress=progress, stopwatch=stopwatch, started=started,
         )  # fmt: skip
+        gone = {s.path for s in learned.intake.skipped} - {s.path for s in intake.skipped}
         model, report = measure_outcome(old, learned, config, stopwatch.seconds)
         require_little_forgetting(report, config.max_forgetting)
         report = replace(report, version=transaction.next_number, notes=[*report.notes, *self._notes(report)])
@@ -139,8 +140,7 @@ class Lesson:
             "learned": list(report.classes),
             "holdout_accuracy": report.holdout_accuracy,
             "settings": asdict(model.config),
-            # Not of what went before it was learned: when it is back, it is new.
-            "job": self.without({s.path for s in learned.intake.skipped}).digest(parent.number),
+            "job": self.without(gone).digest(parent.number),  # when they are back, they are new
             "checkpoint": checkpoint.directory.name,
         }
         version = transaction.commit(kind="learn", record=record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -241,6 +241,22 @@ class Model:
             closer_probes=kept[1],
             fingerprints={c: hashes for c, hashes in self.fingerprints.items() if c not in gone},
             statistics=self.statistics.without(rows),
+        )
+
+    def without_negatives(self, hashes: Collection[str]) -> Model:
+        """Return the model without the negatives of some SHA-256; those of earlier releases, that have none, stay."""
+        stay = [sha not in hashes for sha in self.negative_hashes]
+
+        def left(features: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
+            rows = ([True] * len(features) + stay)[len(stay) :]  # the hashes are of the last
+            kept: npt.NDArray[np.float16] = features[np.asarray(rows, bool)]
+            return kept
+
+        return replace(
+            self,
+            negatives=left(self.negatives),
+            closer_negatives=left(self.closer_negatives),
+            negative_hashes=tuple(sha for sha in self.negative_hashes if sha not in hashes),
         )
 
     def seen_by(self, older: Model) -> Model:

@@ -178,6 +178,11 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
             f"Pictures are answered on a closer square, {share:.0%} of a frame's shorter side: "
             "the hold-out pictures are told better on it."
         )
+    known = set[str]().union(*model.fingerprints.values())
+    if wrong := sum(sha in known for sha in old.negative_hashes):
+        notes.append(
+            f"Negatives that are pictures of a known class now, and tighten the unknown test no more: {wrong}."
+        )
     alike = [] if learned.task is None else look_alikes(model, learned.task)
     for one, other in alike[:MOST_ALIKE]:
         notes.append(

@@ -161,7 +161,7 @@ def test_where_all_go_nothing_is_learned(taught: Learner, tmp_path: Path, once_c
 
 
 def test_negatives_that_go_are_skipped(taught: Learner, tmp_path: Path, once_checked: Disturb) -> None:
-    learner, nothing = copied(taught, tmp_path / "store"), write_looks(tmp_path / "nothing", {"x": 7, "y": 3}, 4)
+    learner, nothing = copied(taught, tmp_path / "store"), write_looks(tmp_path / "nothing", {"x": 7, "y": 9}, 4)
     lost, other = nothing / "x" / "000.png", nothing / "y" / "000.png"
     once_checked(lambda: (lost.unlink(), replaced(other)))
     report = learner.learn(write_looks(tmp_path / "third", THIRD), CONFIG, negatives=nothing)
