@@ -33,7 +33,7 @@ def read_folders(
     Args:
         new_classes: see `read_folder`.
         negatives: see `read_unlabelled`.
-        growing: see `read_folder`.
+        growing: see `read_folder`; as of the negatives, see `read_unlabelled`.
         progress: told of every file.
 
     Raises:
@@ -42,7 +42,7 @@ def read_folders(
     if not isinstance(new_classes, PictureFolder):
         new_classes = read_folder(Path(new_classes), growing=growing, on_progress=partial(progress, "scan"))
     if isinstance(negatives, str | Path):
-        negatives = read_unlabelled(Path(negatives), on_progress=partial(progress, "negatives"))
+        negatives = read_unlabelled(Path(negatives), growing=growing, on_progress=partial(progress, "negatives"))
     return new_classes, negatives
 
 

@@ -106,8 +106,8 @@ def read_folder(
 
     Args:
         root: the folder that holds one sub-folder a class.
-        growing: whether a class folder without a usable picture is skipped, as where they are still to come, or were
-            taken away once they were learned; else it is a fault.
+        growing: whether it is no fault where there is no class folder, or no usable picture in one, which is skipped
+            then: they may be still to come, or were taken away once they were learned.
         on_progress: called with (files checked, files in all) after each file.
         workers: threads that decode.
 
@@ -126,7 +126,7 @@ def read_folder(
             skipped.append(Skipped(path, f"a link to {path_text(above)}, which holds it"))
         else:
             folders[path] = identity
-    if not folders:
+    if not folders and not (growing and _flat(skipped) == 0):
         raise _no_classes(root, skipped)
     seen |= {identity: folder for folder, identity in reversed(folders.items())}
     labels = {folder: class_name(folder.name) for folder in folders}
@@ -153,13 +153,16 @@ def read_folder(
     return PictureFolder(root, tuple(pictures), tuple(sorted(skipped, key=_place)))
 
 
-def read_unlabelled(*sources: Path, on_progress: _Progress | None = None, workers: int = 2) -> PictureFolder:
+def read_unlabelled(
+    *sources: Path, growing: bool = False, on_progress: _Progress | None = None, workers: int = 2
+) -> PictureFolder:
     """Read and check pictures without labels: files, and folders at any depth.
 
     A file given by name is judged by its content alone, and identical files are all kept.
 
     Args:
         *sources: picture files and folders; the first becomes the result's `root`.
+        growing: whether it is no fault that there is no readable picture so far.
         on_progress: called with (files checked, files in all) after each file.
         workers: threads that decode.
 
@@ -184,7 +187,7 @@ def read_unlabelled(*sources: Path, on_progress: _Progress | None = None, worker
         raise FolderError(*faults, mend="Give pictures and folders that exist and can be read.")
     pictures, unreadable = _check(files, on_progress, workers)
     skipped = sorted([*skipped, *unreadable], key=lambda s: str(s.path))
-    if not pictures:
+    if not pictures and not growing:
         where = ", ".join(path_text(source) for source in sources) or "nothing given"
         raise FolderError(f"{where}: no readable picture{_reasons(skipped)}.", mend="Give pictures such as *.jpg.")
     return PictureFolder(sources[0], tuple(pictures), tuple(skipped))
@@ -358,8 +361,12 @@ def _require_listing(root: Path) -> list[Path]:
         raise FolderError(f"{path_text(root)}: {os_reason(error)}.", mend=_LAYOUT) from error
 
 
+def _flat(skipped: list[Skipped]) -> int:
+    return sum(s.path.suffix.lower() in SUFFIXES for s in skipped)
+
+
 def _no_classes(root: Path, skipped: list[Skipped]) -> FolderError:
-    flat = sum(s.path.suffix.lower() in SUFFIXES for s in skipped)
+    flat = _flat(skipped)
     if not flat:
         return FolderError(f"{path_text(root)} has no class folders{_reasons(skipped)}.", mend=_LAYOUT)
     return FolderError(

@@ -292,6 +292,31 @@ def test_where_no_picture_has_come_yet_nothing_changes(
     assert "There is no new picture to learn from." in run.err and "held out" not in run.out
 
 
+def test_a_folder_without_anything_so_far_is_no_fault(taught: Learner, tmp_path: Path) -> None:
+    """Neither that of the classes, with a store or without, nor that of the negatives beside new pictures."""
+    store, folder, nothing = copied(taught, tmp_path / "store").store.path, tmp_path / "folder", tmp_path / "nothing"
+    folder.mkdir()
+    nothing.mkdir()
+    (nothing / "broken.jpg").touch()
+    for place in (store, tmp_path / "none"):
+        for more in ([], ["--negatives", nothing], ["--dry-run"]):
+            args = ["learn", "--new-classes", folder, "--store", place, *more, "--json"]
+            assert edge_cl(*args, "--update").json["images"] == 0
+            assert f"{folder} has no class folders" in edge_cl(*args).error
+    assert not (tmp_path / "none").exists()
+    write_looks(folder, THIRD)
+    args = ["learn", "--new-classes", folder, "--store", store, "--negatives", nothing, "--json"]
+    assert "no readable picture" in edge_cl(*args).error
+    value = edge_cl(*args, "--update").json
+    assert (value["images"], value["skipped"]) == (16, [{"path": str(nothing / "broken.jpg"), "why": "zero bytes"}])
+
+
+def test_pictures_of_no_class_are_a_fault_of_a_growing_folder_too(tmp_path: Path) -> None:
+    write_looks(tmp_path, {"folder": 0}, 2)
+    with pytest.raises(FolderError, match="2 pictures lie directly in it"):
+        read_folder(tmp_path / "folder", growing=True)
+
+
 def test_a_dry_run_looks_at_negatives_too(taught: Learner, tmp_path: Path, grown: Path) -> None:
     store, nothing = copied(taught, tmp_path / "store").store.path, write_looks(tmp_path / "nothing", THIRD)
     args = ["learn", "--new-classes", grown, "--update", "--dry-run", "--store", store, "--negatives"]
