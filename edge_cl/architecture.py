@@ -23,6 +23,7 @@ _NOT_OVERRIDES = {
     name for name, p in inspect.signature(timm.create_model).parameters.items() if p.kind is not p.VAR_KEYWORD
 }
 
+MOST_PATCHES = 256**2  # of an input: their embeddings are held before anything else is known of what it takes
 FINER = 1.5  # side of the input on which a backbone teaches itself, in input sizes
 
 
@@ -176,6 +177,11 @@ def _create(spec: BackboneSpec) -> VisionTransformer:
         )
     if spec.patch_stride is not None:
         _overlap(vit, spec.image_size, spec.patch_stride)
+    if (patches := vit.patch_embed.num_patches) > MOST_PATCHES:
+        raise BackboneError(
+            f"{spec.name} would see {patches} patches of {spec.image_size} px; {MOST_PATCHES} are the most.",
+            mend=f"Choose a smaller --image-size{', or a wider --patch-stride' if spec.patch_stride else ''}.",
+        )
     return vit
 
 

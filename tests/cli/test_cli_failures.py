@@ -278,6 +278,11 @@ INIT_FAILURES: dict[str, tuple[list[str], str, str]] = {
         "Patches of 16 px cannot lie 17 px apart",
         "between 1 and 16",
     ),
+    "vast size": (
+        ["--backbone", BACKBONE, "--weights", "WEIGHTS", "--image-size", "2000000"],
+        "15625000000 patches of 2000000 px; 65536 are the most",
+        "smaller --image-size",
+    ),
     "odd size": (["--backbone", BACKBONE, "--weights", "WEIGHTS", "--image-size", "33"], "33 px", "multiple of 16"),
 }
 
