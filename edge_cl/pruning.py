@@ -37,7 +37,7 @@ class Unneeded:
 
     @classmethod
     def of(cls, files: StoreFiles, keep: int | None) -> Unneeded:
-        """Return what need not stay; see `Store.prune`. The caller holds the lock."""
+        """Return what need not stay; see `Store.prune`. Who deletes it holds the lock since before."""
         numbers, head = files.listed(), files.head()
         stays = {head.number, *(numbers if keep is None else numbers[-keep:])}
         if keep != 1 and head.parent is not None:

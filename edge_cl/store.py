@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -140,6 +141,13 @@ class Store:
                 mend="Name an empty or a new directory with --store DIR.",
             )
 
+    def _is_vacant(self) -> bool:
+        try:
+            self.require_vacant()
+        except StoreError:
+            return False
+        return True
+
     @property
     def work(self) -> Path:
         """The directory for checkpoints of an interrupted learn."""
@@ -257,7 +265,9 @@ class Store:
         """
         if keep is not None and keep < 1:
             raise StoreError(f"Cannot keep {keep} versions.", mend="Keep 1 or more.")
-        with self.files.locked("prune", wait=False), self.files.explained():
+        # Where nothing can be written, as on a read-only disk, looking needs no lock.
+        looks = dry_run and not os.access(self.path / "lock", os.W_OK)
+        with nullcontext() if looks else self.files.locked("prune", wait=False), self.files.explained():
             if not dry_run:
                 self.files.require_writable()
             unneeded = Unneeded.of(self.files, keep)
@@ -286,7 +296,8 @@ class Store:
                 if not self.path.is_dir():
                     raise StoreError(f"{self.given} is a file, not a store.", mend="Name another with --store DIR.")
                 if not self.files.format_file.exists():
-                    raise StoreError(f"{self.given} is not a store: it has no format.json.", mend=make)
+                    mend = make if self._is_vacant() else "Name the directory of a store with --store DIR."
+                    raise StoreError(f"{self.given} is not a store: it has no format.json.", mend=mend)
                 number = json.loads(self.files.format_file.read_bytes())["format"]
             if type(number) is not int or number < 1:
                 raise ValueError(f"format {number!r}")

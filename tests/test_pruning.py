@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -161,3 +162,25 @@ def test_damaged_version_stops_the_removal_of_objects(tmp_path: Path) -> None:
         store.prune()
     assert sorted((store.path / "objects").rglob("*")) == objects
     assert [version.number for version in store.versions()] == [0]
+
+
+def test_what_would_be_pruned_is_told_of_a_disk_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = create(tmp_path / "store")
+    for number in range(1, 4):
+        commit(store.path, number)
+    opened = os.open
+
+    def read_only(path: str | Path, flags: int, *args: int) -> int:
+        if flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return opened(path, flags, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", read_only)
+        patch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+        planned = store.prune(1, dry_run=True)
+        with pytest.raises(StoreError, match="Read-only"):
+            store.prune(1)
+    assert store.prune(1) == planned and planned.versions == [0, 1, 2]

@@ -422,6 +422,11 @@ def test_what_another_user_made_is_told_before_the_work(tmp_path: Path, monkeypa
         (lambda s: shutil.rmtree(s), "no store at", "edge-cl init --store"),
         (lambda s: (s.rename(f"{s}.old"), s.write_text("x")), "is a file", "--store"),
         (lambda s: (s / "format.json").unlink(), "not a store", "edge-cl init"),
+        (
+            lambda s: (shutil.rmtree(s), s.mkdir(), (s / "a.jpg").touch()),
+            "not a store",
+            "Name the directory of a store",
+        ),
         (lambda s: (s / "format.json").write_text('{"format": 3}'), "format 3.*up to 2", "Upgrade edge-cl"),
         (lambda s: (s / "format.json").write_text("{"), "format.json is damaged", "copy"),
         (lambda s: (s / "format.json").write_text('{"format": "1"}'), "format.json is damaged", "copy"),
