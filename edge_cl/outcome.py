@@ -268,7 +268,8 @@ def require_little_forgetting(report: LearnReport, limit: float | None) -> None:
         return
     lost = (before - after) * 100
     if lost > limit:
+        way = ", give more pictures, or try --method prototype" if report.epochs else " or give more pictures"
         raise EdgeClError(
             f"Learning these classes would cost the old ones {lost:.1f} points of accuracy; {limit:g} are allowed.",
-            mend="Nothing was changed. Raise --max-forgetting, give more pictures, or try --method prototype.",
+            mend=f"Nothing was changed. Raise --max-forgetting{way}.",
         )

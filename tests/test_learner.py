@@ -391,8 +391,12 @@ def test_costly_learn_is_refused(blank: Learner, tmp_path: Path) -> None:
     for first in (50, 80):  # few enough classes to leave the base branch alone
         write_looks(alike, {f"like {name} {first}": look for name, look in FIRST.items()}, 20, first=first)
     before, objects = learner.store.head, sorted(learner.store.path.glob("objects/*/*"))
-    with pytest.raises(EdgeClError, match=r"would cost the old ones \d+\.\d points of accuracy; 1 are allowed"):
-        learner.learn(alike, replace(CONFIG, max_forgetting=1))
+    for method, other in (("cl-lora", True), ("prototype", False)):  # the other way to learn is named, not this one
+        config = replace(CONFIG, max_forgetting=1, method=method)
+        message = r"would cost the old ones \d+\.\d points of accuracy; 1 are allowed"
+        with pytest.raises(EdgeClError, match=message) as caught:
+            learner.learn(alike, config)
+        assert ("--method prototype" in caught.value.mend) == other
     assert learner.store.head == before
     assert sorted(learner.store.path.glob("objects/*/*")) == objects
     assert learner.store.check() == []
