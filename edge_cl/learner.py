@@ -421,12 +421,13 @@ class Learner:
             transaction.keep_all()
             return transaction.commit(kind="rename", record=_summary(state, renamed=[old, new]))
 
-    def forget(self, names: Sequence[str]) -> Version:
-        """Forget classes without retraining."""
+    def forget(self, names: str | Sequence[str]) -> Version:
+        """Forget classes, or a single one, without retraining."""
         from edge_cl.assessment import calibrated, with_exit
         from edge_cl.outcome import measured_anew
         from edge_cl.pictures import class_name
 
+        names = [names] if isinstance(names, str) else names  # not its letters
         names = list(dict.fromkeys(map(class_name, names)))
         with self.store.write(f"forget {', '.join(names)}") as transaction:
             self._require_known(names, self.state)

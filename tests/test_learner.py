@@ -562,6 +562,13 @@ def test_names_of_classes_may_be_typed_decomposed(learner: Learner, tmp_path: Pa
     assert learner.forget(["na\u0308me"]).record["forgotten"] == ["n\u00e4me"]
 
 
+def test_a_single_name_to_forget_is_no_list_of_letters(blank: Learner, tmp_path: Path) -> None:
+    learner = copied(blank, tmp_path / "store")
+    learner.learn(write_looks(tmp_path / "first", {"A": 0, "B": 5, "AB": 10}), replace(CONFIG, method="prototype"))
+    assert learner.forget("AB").record["forgotten"] == ["AB"]
+    assert set(ids(learner)) == {"A", "B"}
+
+
 def test_where_no_class_is_known_the_error_says_so(blank: Learner) -> None:
     with pytest.raises(EdgeClError, match=r"no class 'nut'\. Known: none\."):
         blank.forget(["nut"])
