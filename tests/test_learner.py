@@ -24,6 +24,7 @@ from edge_cl.assessment import assess
 from edge_cl.budget import Work
 from edge_cl.decoded import decode
 from edge_cl.errors import EdgeClError, FolderError, StoreError, UsageError
+from edge_cl.outcome import require_little_forgetting
 from edge_cl.pictures import read_folder
 from edge_cl.plan import work_of
 from edge_cl.report import LearnReport
@@ -382,6 +383,14 @@ def test_report_lies_in_the_version(learner: Learner, tmp_path: Path) -> None:
     assert stages["total"] >= max(stages.values())
     assert min(stages[s] for s in ("total", "scan", "prefix", "train", "head")) > 0
     assert report.peak_memory_mb > 10
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.90, 0.88), (0.57, 0.55), (1.0, 0.98)])
+def test_rounding_does_not_decide_what_is_too_costly(before: float, after: float) -> None:
+    report = mock.Mock(old_class_accuracy={"before": before, "after": after})
+    require_little_forgetting(report, 2)
+    with pytest.raises(EdgeClError, match=r"2\.0 points of accuracy; 1\.999 are allowed"):
+        require_little_forgetting(report, 1.999)
 
 
 def test_costly_learn_is_refused(blank: Learner, tmp_path: Path) -> None:
