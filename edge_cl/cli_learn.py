@@ -87,8 +87,14 @@ def _list_backbones(as_json: bool) -> None:
 
 def learn(
     new_classes: Annotated[
-        Path, typer.Option("--new-classes", metavar="DIR", parser=place, help="One sub-folder of pictures a class.")
-    ],
+        Path | None,
+        typer.Option(
+            "--new-classes",
+            metavar="DIR",
+            parser=place,
+            help="One sub-folder of pictures a class; with --negatives it may be left out.",
+        ),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     task: Annotated[str | None, typer.Option("--task", help="Name of the task.")] = None,
     method: Annotated[Method, typer.Option("--method", help="prototype: statistics alone.")] = DEFAULTS.method,
@@ -146,10 +152,11 @@ def learn(
     if backbone == "list":
         return _list_backbones(as_json)
     from edge_cl.export.bundle import UnexportedError
-    from edge_cl.intake import read_folders
+    from edge_cl.intake import read_folders, require_given
     from edge_cl.learner import Learner, check_asked
     from edge_cl.store import Store
 
+    require_given(new_classes, negatives)
     profile = _board(device)
     base = profile.settings(DEFAULTS) if profile else DEFAULTS
     config = replace(
@@ -177,7 +184,7 @@ def learn(
             load_backbone(backbone, weights, image_size, patch_stride)
         _dry_run(learner, new_classes, negatives, config, update, as_json)
         return
-    lesson: tuple[Pictures, Pictures | None] = new_classes, negatives
+    lesson: tuple[Pictures | None, Pictures | None] = new_classes, negatives
     scan_s = 0.0
     if learner is None:
         Store(store).files.require_writable()
@@ -216,7 +223,12 @@ def learn(
 
 
 def _dry_run(
-    learner: Any, new_classes: Path, negatives: Path | None, config: LearnConfig, update: bool, as_json: bool
+    learner: Any,
+    new_classes: Path | None,
+    negatives: Path | None,
+    config: LearnConfig,
+    update: bool,
+    as_json: bool,
 ) -> None:
     from edge_cl.intake import Intake, read_folders
 

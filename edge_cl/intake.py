@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from edge_cl.errors import FolderError
+from edge_cl.errors import FolderError, UsageError
 from edge_cl.pictures import (
     Picture,
     PictureFolder,
@@ -25,24 +25,39 @@ Pictures: TypeAlias = str | Path | PictureFolder  # where they lie, or as read b
 NEGATIVES = 200  # pictures of nothing known whose features are kept
 
 
+def require_given(new_classes: Pictures | None, negatives: Pictures | None) -> None:
+    """Raise UsageError where there is neither anything to be taught, nor anything to tell it from."""
+    if new_classes is None and negatives is None:
+        raise UsageError(
+            "There is nothing to learn from.",
+            mend="Pass --new-classes DIR (one sub-folder of pictures a class), --negatives DIR (pictures of nothing "
+            "known, which tighten the unknown test), or both.",
+        )
+
+
 def read_folders(
-    new_classes: Pictures, negatives: Pictures | None, *, growing: bool, progress: Progress
+    new_classes: Pictures | None, negatives: Pictures | None, *, growing: bool, progress: Progress
 ) -> tuple[PictureFolder, PictureFolder | None]:
     """Read what is to be learned, one sub-folder a class, and the negatives where there are some.
 
     Args:
-        new_classes: see `read_folder`.
+        new_classes: see `read_folder`; None for negatives alone, which go with a folder that holds nothing.
         negatives: see `read_unlabelled`.
         growing: see `read_folder`; as of the negatives, see `read_unlabelled`.
         progress: told of every file.
 
     Raises:
         FolderError: one cannot be learned from.
+        UsageError: neither is given.
     """
-    if not isinstance(new_classes, PictureFolder):
+    require_given(new_classes, negatives)
+    if isinstance(new_classes, str | Path):
         new_classes = read_folder(Path(new_classes), growing=growing, on_progress=partial(progress, "scan"))
     if isinstance(negatives, str | Path):
         negatives = read_unlabelled(Path(negatives), growing=growing, on_progress=partial(progress, "negatives"))
+    if new_classes is None:
+        assert negatives is not None
+        new_classes = PictureFolder(negatives.root, (), ())
     return new_classes, negatives
 
 

@@ -224,14 +224,14 @@ class Learner:
 
     def look(
         self,
-        new_classes: Pictures,
+        new_classes: Pictures | None = None,
         config: LearnConfig | None = None,
         *,
         update: bool = False,
         negatives: Pictures | None = None,
         progress: Progress = no_progress,
     ) -> Intake:
-        """Read a folder and hold it against the known classes; load no model, change nothing."""
+        """Read what `learn` would, and hold it against the known classes; load no model, change nothing."""
         from edge_cl.intake import Intake, read_folders
 
         folders = read_folders(new_classes, negatives, growing=update, progress=progress)
@@ -240,7 +240,7 @@ class Learner:
 
     def learn(
         self,
-        new_classes: Pictures,
+        new_classes: Pictures | None = None,
         config: LearnConfig | None = None,
         *,
         task: str | None = None,
@@ -254,13 +254,14 @@ class Learner:
         """Learn the classes of a folder, one sub-folder a class, and commit a new version.
 
         Args:
-            new_classes: the folder, or what `edge_cl.pictures.read_folder` made of it.
+            new_classes: the folder, or what `edge_cl.pictures.read_folder` made of it; None for `negatives` alone.
             config: settings.
             task: name of the task.
             update: let new pictures of known classes join their statistics. Pictures that their class was learned from
                 are passed over, and so are class folders without a usable one; where none is left, no version is made.
             negatives: folder of pictures, at any depth, of nothing that is or will be known, or what `read_unlabelled`
-                made of it: the unknown test is tightened by them, and by those of earlier learns.
+                made of it: the unknown test is tightened by them, and by those of earlier learns. A version is made
+                for them alone too, unless all of them are kept already.
             export: a bundle to make, or to bring up to date, once the new version is in force. Where its graphs are
                 those of the version before, and the task leaves prefix and base branch alone, they encode the pictures.
             progress: told (stage, steps done, steps in all).
@@ -269,6 +270,7 @@ class Learner:
 
         Raises:
             FolderError: the folder cannot be learned from; no model has been loaded then.
+            UsageError: neither classes nor negatives are given.
             StoreError: another process is writing, or the store is damaged.
             EdgeClError: old classes would lose more than `max_forgetting`; nothing is committed then.
             BundleError: the bundle cannot be written. Where that shows only after the learn, it is an
@@ -287,7 +289,8 @@ class Learner:
         config = config or LearnConfig()
         task = check_asked(config, task, export)
         start, stopwatch = started or time.monotonic(), Stopwatch({"scan": scan_s})
-        place = new_classes.root if isinstance(new_classes, PictureFolder) else new_classes
+        given = negatives if new_classes is None else new_classes
+        place = given.root if isinstance(given, PictureFolder) else given
         with self.store.write(f"learn from {place}") as transaction:
             with stopwatch.stage("scan"):
                 lesson = Lesson.read(new_classes, negatives, config, task, update=update, progress=progress)

@@ -47,7 +47,7 @@ class Lesson:
     @classmethod
     def read(
         cls,
-        new_classes: Pictures,
+        new_classes: Pictures | None,
         negatives: Pictures | None,
         config: LearnConfig,
         task: str | None,
@@ -55,7 +55,7 @@ class Lesson:
         update: bool,
         progress: Progress,
     ) -> Lesson:
-        """Read the folders. Raises FolderError: one cannot be learned from."""
+        """Read the folders; see `read_folders`."""
         return cls(*read_folders(new_classes, negatives, growing=update, progress=progress), config, task)
 
     def digest(self, parent: int | None) -> str:

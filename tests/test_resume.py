@@ -94,6 +94,17 @@ def test_a_learn_cut_off_after_its_commit_is_not_learned_twice(
     assert work(learner) == []
 
 
+@pytest.mark.parametrize("moment", [("head", 1), ("export", 0)], ids=["before its commit", "after it"])
+def test_negatives_alone_go_on_where_they_were(taught: Learner, tmp_path: Path, moment: tuple[str, int]) -> None:
+    learner, bundle = copied(taught, tmp_path / "store"), tmp_path / "bundle"
+    learn = partial(learner.learn, config=CONFIG, negatives=write_looks(tmp_path / "nothing", THIRD), export=bundle)
+    with pytest.raises(Interruption):
+        learn(progress=interrupt(*moment))
+    assert work(learner)
+    assert learn().version == learner.store.head.number == read_manifest(bundle).version == 3
+    assert work(learner) == []
+
+
 def test_what_changes_nothing_leaves_an_earlier_learn_its_export(taught: Learner, tmp_path: Path) -> None:
     learner, bundle = copied(taught, tmp_path / "store"), tmp_path / "bundle"
     pictures = write_looks(tmp_path / "third", THIRD)

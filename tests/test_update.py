@@ -15,7 +15,7 @@ from two_tasks import FIRST, SECOND, THIRD, means, model, work
 from edge_cl import Learner
 from edge_cl.assessment import assess
 from edge_cl.decoded import decode
-from edge_cl.errors import FolderError
+from edge_cl.errors import FolderError, UsageError
 from edge_cl.export.bundle import read_manifest
 from edge_cl.pictures import read_folder
 
@@ -153,6 +153,19 @@ def test_negatives_are_learned_where_no_other_picture_is_new(taught: Learner, tm
     assert learner.learn(grown, CONFIG, update=True, negatives=nothing).version == report.version
     assert len(model(learner).negatives) == 16
     np.testing.assert_array_equal(means(learner, learner.store.head), means(learner, head))
+
+
+def test_negatives_alone_do_as_with_a_folder_of_nothing_new(taught: Learner, tmp_path: Path, grown: Path) -> None:
+    nothing = write_looks(tmp_path / "nothing", THIRD)
+    learner, other = copied(taught, tmp_path / "store"), copied(taught, tmp_path / "other")
+    (tmp_path / "none" / "mug").mkdir(parents=True)
+    other.learn(tmp_path / "none", CONFIG, update=True, negatives=nothing)
+    assert learner.look(negatives=nothing).to_json()["negatives"] == 16
+    report = learner.learn(config=CONFIG, negatives=nothing)
+    assert (report.version, report.images, report.classes) == (3, 0, [])
+    assert hashes(learner.store.head) == hashes(other.store.head) != hashes(taught.store.head)
+    with pytest.raises(UsageError, match="nothing to learn from"):
+        learner.learn()
 
 
 def test_negatives_that_came_before_any_class_go_along_with_the_adapters(blank: Learner, tmp_path: Path) -> None:

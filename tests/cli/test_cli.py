@@ -114,6 +114,26 @@ def test_a_learn_says_how_many_negatives_pass(made: Path, store: Path) -> None:
     assert re.search(r"negatives not called unknown \d+\.\d % ", flat(run.out)), run.out
 
 
+def test_negatives_are_learned_alone(made: Path, store: Path) -> None:
+    learn = ("learn", "--negatives", made / "second", "--store", store)
+    looked = edge_cl(*learn, "--dry-run", "--json").json
+    assert (looked["classes"], looked["images"], looked["negatives"]) == ([], 0, 16)
+    assert Store.open(store).head.number == 1
+    shown = edge_cl(*learn, "--time", "1h", "--memory", "64GB")
+    assert shown.code == 0 and "version 2 pictures learned from 0 classes known 3" in flat(shown.out), shown.err
+    assert "negatives not called unknown" in shown.out
+    again = edge_cl(*learn, "--json").json
+    assert (again["version"], again["notes"]) == (2, ["No picture is new: nothing was changed."])
+    first = edge_cl("learn", "--negatives", made / "second", "--store", "new", *init_options(made), "--json").json
+    assert (first["version"], first["known_classes"]) == (1, [])
+
+
+def test_a_learn_of_nothing_says_what_it_needs(store: Path) -> None:
+    run = edge_cl("learn", "--store", store, "--json")
+    assert (run.code, run.error) == (2, "There is nothing to learn from.")
+    assert "--new-classes DIR" in run.err and "--negatives DIR" in run.err
+
+
 ODD_NAMES = {
     "plot mathematics": "$\\frac$",
     "two dollars": "$x_{$",
@@ -178,6 +198,7 @@ LIGHT = {
     "rename": (["rename", "nut", "x"], 0),
     "rollback": (["rollback"], 0),
     "bad usage": (["learn", "--epochs", "0"], 2),
+    "learn what": (["learn"], 2),
     "learn from no folder, no store": (["learn", "--new-classes", "nowhere", "--store", "none"], 1),
     "learn from nothing, no store": (["learn", "--new-classes", "EMPTY", "--store", "none"], 1),
     "dry run, no store": (["learn", "--new-classes", "FIRST", "--dry-run", "--store", "none"], 0),

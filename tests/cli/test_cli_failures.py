@@ -69,6 +69,7 @@ def test_no_place_for_temporary_files(made: Path, store: Path, tmp_path: Path, a
 USAGE = {
     "no such verb": ["lern"],
     "no folder": ["learn"],
+    "no folder, no negatives": ["learn", "--update", "--store", "STORE"],
     "folder of a variable that is not set": ["learn", "--new-classes", "", "--store", "none"],
     "negatives of such": ["learn", "--new-classes", "FIRST", "--negatives", "", "--store", "none"],
     "bundle of such, learn": ["learn", "--new-classes", "FIRST", "--export", "", "--store", "none"],
