@@ -14,6 +14,7 @@ from edge_cl.cli_options import (
     DEFAULTS,
     BackboneOption,
     DeviceOption,
+    ExportOption,
     JsonOption,
     SizeOption,
     StoreOption,
@@ -132,12 +133,7 @@ def learn(
             "--negatives", metavar="DIR", parser=place, help="Pictures of nothing known; they tighten the unknown test."
         ),
     ] = None,
-    export: Annotated[
-        Path | None,
-        typer.Option(
-            "--export", metavar="OUT", parser=place, help="Bundle to make, or to bring up to date, at the end."
-        ),
-    ] = None,
+    export: ExportOption = None,
     update: Annotated[bool, flag("--update", help="New pictures of known classes join.")] = False,
     dry_run: Annotated[bool, flag("--dry-run", help="Print the table of classes; learn nothing.")] = False,
     backbone: BackboneOption = "",

@@ -83,6 +83,10 @@ StrideOption = Annotated[
         help="Pixels from one patch to the next: fewer make more patches, and cost more. If not given: no overlap.",
     ),
 ]
+ExportOption = Annotated[
+    Path | None,
+    typer.Option("--export", metavar="OUT", parser=place, help="Bundle to make, or to bring up to date, at the end."),
+]
 RuleOption = Annotated[Rule, typer.Option("--rule", help="How branches are combined.")]
 DEFAULT_STORE = Path("edge_cl_store")
 DEFAULTS = LearnConfig()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from shlex import quote
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from edge_cl.cli_options import (
     DEFAULT_STORE,
+    ExportOption,
     JsonOption,
     StoreOption,
     flag,
@@ -32,18 +34,27 @@ def classes(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> 
     emit(as_json, {"classes": rows}, show)
 
 
-def rename(old: str, new: str, store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+def rename(
+    old: str,
+    new: str,
+    export: ExportOption = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
     """Give a class another name."""
     from edge_cl.learner import Learner
 
-    version = Learner.open(store).rename(old, new)
+    learner = Learner.open(store)
+    _require_writable(export)
+    version = learner.rename(old, new)
     renamed: Any = version.record["renamed"]
     value = {"version": version.number, "old": renamed[0], "new": renamed[1]}
-    emit(as_json, value, lambda: say(f"{renamed[0]} is now {renamed[1]}."))
+    _conclude(learner, version, value, f"{renamed[0]} is now {renamed[1]}.", export, as_json)
 
 
 def forget(
     names: Annotated[list[str], typer.Argument(metavar="CLASS...")],
+    export: ExportOption = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,11 +62,54 @@ def forget(
     from edge_cl.learner import Learner
 
     learner = Learner.open(store)
+    _require_writable(export)
     version = learner.forget(names)
     gone: Any = version.record["forgotten"]
     back = f"{learner.store.command('rollback')} brings {'them' if len(gone) > 1 else 'it'} back"
     value = {"version": version.number, "forgotten": gone, "known_classes": version.record["classes"]}
-    emit(as_json, value, lambda: say(f"Forgot {', '.join(gone)}; {back}."))
+    _conclude(learner, version, value, f"Forgot {', '.join(gone)}; {back}.", export, as_json)
+
+
+def _require_writable(out: Path | None) -> None:
+    if out is not None:
+        from edge_cl.export.publication import require_writable
+
+        require_writable(out)
+
+
+def _conclude(learner: Any, version: Any, value: dict[str, Any], said: str, out: Path | None, as_json: bool) -> None:
+    """Bring the bundle that was named up to date, and print what was done.
+
+    Args:
+        learner: whose classes were changed.
+        version: in force now.
+        value: for JSON; gets `export`, as that of a learn.
+        said: for people.
+        out: the bundle, or None: then a line says that bundles stay as they are.
+        as_json: which of the two is printed.
+
+    Raises:
+        EdgeClError: the bundle could not be written, which is printed too.
+    """
+    exported: dict[str, Any] | None = None
+    failed: EdgeClError | None = None
+    lines = [said]
+    if out is None:
+        lines.append(f"A bundle keeps the classes it has until {learner.store.command('export OUT')}")
+    elif not learner.classes():
+        lines.append(f"No class is known: {out} is left as it is.")
+    else:
+        from edge_cl.deployment import failure, way_on
+
+        try:
+            exported = {"path": str(out), **learner.export(out, say=say)}
+            lines.append(f"exported: {out} in {exported['seconds'] * 1000:.0f} ms")
+        except EdgeClError as error:
+            exported, done = failure(out, error), f"Version {version.number} of {learner.store.given} is in force."
+            failed = EdgeClError(*error.faults, done, mend=way_on(error, out, learner.store.given))
+    emit(as_json, {**value, "export": exported}, lambda: say("\n".join(lines)))
+    if failed is not None:
+        raise failed
 
 
 def log(
@@ -132,15 +186,18 @@ def _show_saved_report(learner: Any, as_json: bool) -> None:
 
 def rollback(
     version: Annotated[int | None, typer.Argument(metavar="[VERSION]", help="The one before, if not given.")] = None,
+    export: ExportOption = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: JsonOption = False,
 ) -> None:
     """Put an earlier version in force."""
     from edge_cl.learner import Learner
 
-    head = Learner.open(store, repair=True).rollback(version)
+    learner = Learner.open(store, repair=True)
+    _require_writable(export)
+    head = learner.rollback(version)
     value = {"version": head.number, "known_classes": head.record.get("classes", [])}
-    emit(as_json, value, lambda: say(f"Version {head.number} is in force."))
+    _conclude(learner, head, value, f"Version {head.number} is in force.", export, as_json)
 
 
 def prune(

@@ -41,6 +41,18 @@ def export_snapshot(
     return FORMATS[format](snapshot, Path(out), layout, precision, say)
 
 
+def failure(out: str | Path, error: EdgeClError) -> dict[str, Any]:
+    """Return what `export` of JSON says where a bundle could not be brought up to date."""
+    return {"path": str(out), "error": " ".join(error.faults)}
+
+
+def way_on(error: EdgeClError, out: str | Path, store: Path) -> str:
+    """Return what mends that: the bundle is then exported by itself."""
+    command = f"edge-cl export {quote(str(out))} --store {quote(str(store))}"
+    half = isinstance(error, PrecisionError)
+    return f"{command} --precision fp32" if half else f"{error.mend} Then: {command}".strip()
+
+
 def export_after(
     report: LearnReport, snapshots: Iterable[Snapshot], out: str | Path, progress: Progress, store: Path
 ) -> LearnReport:
@@ -64,12 +76,9 @@ def export_after(
         for snapshot in snapshots:
             done = export_snapshot(snapshot, out)
     except EdgeClError as error:
-        report = replace(report, export={"path": str(out), "error": " ".join(error.faults)})
+        report = replace(report, export=failure(out, error))
         kept = f"The classes are learned: version {report.version} of {store} holds them."
-        command = f"edge-cl export {quote(str(out))} --store {quote(str(store))}"
-        half = isinstance(error, PrecisionError)
-        mend = f"{command} --precision fp32" if half else f"{error.mend} Then: {command}".strip()
-        raise UnexportedError(*error.faults, kept, mend=mend, report=report) from error
+        raise UnexportedError(*error.faults, kept, mend=way_on(error, out, store), report=report) from error
     progress("export", 1, 1)
     reached, allowed, notes = peak_mb(), report.budget["memory_mb"], list(report.notes)
     if done["graphs_built"] and allowed is not None and report.peak_memory_mb <= allowed < reached:

@@ -147,7 +147,7 @@ def require_vacant(out: Path) -> None:
 
 
 def require_writable(out: Path) -> None:
-    """Refuse a bundle that could not be brought up to date after a learn, before it.
+    """Refuse a bundle that could not be brought up to date after what is done before it.
 
     Raises:
         BundleError: see `require_vacant`.
@@ -158,7 +158,7 @@ def require_writable(out: Path) -> None:
         try:
             require_installed()
         except EngineError as error:
-            apart = f"Or learn without --export, then: edge-cl export {quote(str(out))} --format onnx"
+            apart = f"Or leave --export out, then: edge-cl export {quote(str(out))} --format onnx"
             raise EngineError(*error.faults, mend=f"{error.mend} {apart}") from error
 
 

@@ -148,6 +148,39 @@ def test_classes_that_leave_a_bundle_are_told(deployed: Deployed, store: Path, t
     assert "No longer in it, as the store does not know them: a." in edge_cl("export", out, "--store", store).err
 
 
+def test_a_bundle_goes_along_with_rename_forget_and_rollback(deployed: Deployed, store: Path, tmp_path: Path) -> None:
+    out = deployed.copy(tmp_path / "bundle")
+    common = ("--export", out, "--store", store)
+    value = edge_cl("rename", "a", "z", *common, "--json").json
+    assert (value["export"]["path"], value["export"]["version"]) == (str(out), 5)
+    assert value["export"]["removed_classes"] == ["a"] and "z" in Classifier(out).classes
+    said = edge_cl("forget", "z", "c", *common).err
+    assert "Forgot z, c; " in said and f"exported: {out} in " in said and "A bundle keeps" not in said
+    assert not {"a", "c", "z"} & set(Classifier(out).classes)
+    assert edge_cl("rollback", "4", *common, "--json").json["export"]["version"] == 4
+    assert Classifier(out).classes == Classifier(deployed.bundle()).classes
+    said = edge_cl("rollback", "0", *common).err
+    assert f"No class is known: {out} is left as it is." in said and Classifier(out).version == 4
+    assert edge_cl("rollback", "0", *common, "--json").json["export"] is None
+
+
+def test_a_bundle_that_cannot_be_written_undoes_nothing(deployed: Deployed, store: Path, tmp_path: Path) -> None:
+    out = deployed.copy(tmp_path / "bundle")
+    with (out / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run = edge_cl("forget", "c", "--export", out, "--store", store, "--json")
+    forgotten = json.loads(run.out)
+    assert (run.code, forgotten["version"], forgotten["forgotten"]) == (1, 5, ["c"])
+    assert forgotten["export"]["error"].startswith("Another process is writing the bundle")
+    assert f"Version 5 of {store} is in force." in flat(run)
+    assert f"edge-cl export {out} --store {store}" in flat(run)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("x")
+    run = edge_cl("forget", "b", "--export", tmp_path / "mine", "--store", store, "--json")
+    assert run.code == 1 and "holds other files" in run.error
+    assert Learner.open(store).store.head.number == 5
+
+
 def test_a_bundle_that_cannot_be_written_after_the_learn(deployed: Deployed, store: Path, tmp_path: Path) -> None:
     """The classes are learned, and the message says so, and how to go on."""
     out = deployed.copy(tmp_path / "bundle")
@@ -188,7 +221,7 @@ def test_engines_that_cannot_be_made_here_stop_the_learn_before_it_begins(
     (out / ENGINES).mkdir()
     run = learn(store, "--export", out, "--json")
     assert run.code == 1 and run.error
-    assert f"tensorrt is not installed. {WITH_JETPACK} Or learn without --export, then:" in flat(run)
+    assert f"tensorrt is not installed. {WITH_JETPACK} Or leave --export out, then:" in flat(run)
     assert f"edge-cl export '{out}' --format onnx" in flat(run)
     assert Learner.open(store).store.head.number == 4
     assert edge_cl("export", out, "--format", "onnx", "--store", store).code == 0

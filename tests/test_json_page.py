@@ -53,6 +53,10 @@ def read_page(text: str) -> tuple[dict[str, Fields], dict[str, list[Any]]]:
 
 FIELDS, EXAMPLES = read_page(PAGE)
 EXPORT = {f"export.{path}": kind for path, kind in FIELDS["export"].items()}  # as `learn` says
+EXPORTING = {  # by command: the fields of its `export`
+    "learn": EXPORT,
+    **dict.fromkeys(("rename", "forget", "rollback"), EXPORT | {"export.error": "string"}),
+}
 
 
 def leaves(value: Any, known: Sequence[str], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -101,7 +105,7 @@ def printed(taught: Learner, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     store = copied(taught, root / "store").store.path
     with drawn(), mock.patch.dict("os.environ", {"EDGE_CL_STORE": str(store)}):
         found = {**_stores(root), **_learns(root), **_answers(root)}
-        return {**found, **_exports(root), **_versions(), **_benchmarks(root)}
+        return {**found, **_exports(root), **_versions(root), **_benchmarks(root)}
 
 
 def _json(*args: object, code: int = 0) -> Any:
@@ -162,10 +166,14 @@ def _exports(root: Path) -> dict[str, list[Any]]:
     return {"export": bundles, "export --format peft": [_json("export", root / "peft", "--format", "peft")]}
 
 
-def _versions() -> dict[str, list[Any]]:
+def _versions(root: Path) -> dict[str, list[Any]]:
+    with mock.patch.object(formats, "export_bundle", return_value=Exported(mock.Mock(), 0.5, 100, True, ("x",))):
+        renamed = _json("rename", "twin 0", "one", "--export", root / "bundle")
+    with mock.patch.object(formats, "export_bundle", side_effect=BundleError("Full.")):
+        forgotten = _json("forget", "one", "--export", root / "bundle", code=1)
     return {
-        "rename": [_json("rename", "twin 0", "one")],
-        "forget": [_json("forget", "one")],
+        "rename": [renamed],
+        "forget": [forgotten],
         "log": [_json("log")],
         "rollback": [_json("rollback")],
         "prune": [_json("prune", "--keep", 1, "--dry-run"), _json("prune", "--keep", 1)],
@@ -214,7 +222,7 @@ def test_every_command_has_a_section() -> None:
 @pytest.mark.parametrize("command", FIELDS)
 def test_what_is_printed_is_what_is_named(printed: dict[str, list[Any]], command: str) -> None:
     own = FIELDS[command]
-    allowed = {**EXPORT, **own} if command == "learn" else own
+    allowed = {**EXPORTING.get(command, {}), **own}
     assert [fault for value in printed[command] for fault in faults(value, allowed)] == []
     found = {path for value in printed[command] for path, _ in leaves(value, list(allowed))}
     absent = {path for path in own if path.startswith("export.")} if command == "log --report" else set()
@@ -224,7 +232,7 @@ def test_what_is_printed_is_what_is_named(printed: dict[str, list[Any]], command
 
 @pytest.mark.parametrize("command", FIELDS)
 def test_examples_are_such_objects(command: str) -> None:
-    allowed = {**EXPORT, **FIELDS[command]} if command == "learn" else FIELDS[command]
+    allowed = {**EXPORTING.get(command, {}), **FIELDS[command]}
     assert EXAMPLES[command]
     assert [fault for value in EXAMPLES[command] for fault in faults(value, allowed)] == []
 

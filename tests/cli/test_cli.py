@@ -100,6 +100,12 @@ def test_output_for_people(made: Path, store: Path) -> None:
         assert shown in flat(run.out + run.err)
 
 
+@pytest.mark.parametrize("args", [["rename", "nut", "x"], ["forget", "nut"], ["rollback", "1"]], ids=lambda a: a[0])
+def test_what_a_bundle_still_knows_is_told(store: Path, args: list[str]) -> None:
+    said = edge_cl(*args, "--store", store).err
+    assert f"A bundle keeps the classes it has until edge-cl export OUT --store {store}\n" in said
+
+
 def test_the_limit_of_forgetting_is_of_one_learn_and_so_is_the_row_of_the_report(made: Path, store: Path) -> None:
     words = "that this one learn may cost the old classes (before - after)"
     assert words in flat(re.sub(r"[│╭╮╰╯─]", "", edge_cl("learn", "--help").out))

@@ -144,7 +144,7 @@ def test_json_of_classes_rename_forget_rollback(store: Path) -> None:
         (i, name, "parts", 8) for i, name in enumerate(sorted(FIRST))
     ]
     value = edge_cl("rename", "nut", "hex nut", "--json", "--store", store).json
-    assert value == {"version": 2, "old": "nut", "new": "hex nut"}
+    assert value == {"version": 2, "old": "nut", "new": "hex nut", "export": None}
     value = edge_cl("forget", " bolt", "washer", "bolt", "--json", "--store", store).json
     assert (value["version"], value["forgotten"]) == (3, ["bolt", "washer"])
     assert value["known_classes"] == ["hex nut"]
