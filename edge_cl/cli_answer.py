@@ -92,6 +92,10 @@ def _show_answer(row: dict[str, Any]) -> None:
 
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="DIR", parser=place, help="DIR/<class>/*.jpg")],
+    unknown: Annotated[
+        Path | None,
+        typer.Option("--unknown", metavar="DIR", parser=place, help="Pictures of nothing known: how many are told so."),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     rule: RuleOption = "routed",
     device: DeviceOption = "auto",
@@ -102,8 +106,13 @@ def evaluate(
     from edge_cl.report import percent, weakest
 
     with Progress() as progress:
-        result = Learner.open(store, device=device).evaluate(folder, rule=rule, progress=progress)
+        result = Learner.open(store, device=device).evaluate(folder, unknown=unknown, rule=rule, progress=progress)
+    strange = result["unknown_pictures"]
     warn_skipped(result["skipped"])
+
+    told = []
+    if strange is not None:
+        told = [(f"called unknown, of {strange['images']} of nothing known", percent(strange["called_unknown"]))]
 
     def show() -> None:
         rows = [
@@ -111,9 +120,11 @@ def evaluate(
             ("mean over classes", percent(result["macro_accuracy"])),
             ("right task", percent(result["task_choice_accuracy"])),
             ("called unknown", percent(result["unknown_rate"])),
+            *told,
             ("calibration error", f"{result['calibration_error']:.3f}"),
             *((f"task {t}", percent(value)) for t, value in enumerate(result["per_task"], 1) if value is not None),
             *((f"weak: {name}", percent(value)) for name, value in weakest(result["per_class"], 5)),
+            *((f"{c['class']} taken for {c['taken_for']}", str(c["count"])) for c in result["confusions"][:5]),
         ]
         answers.print(table(("", f"{result['images']} pictures"), rows))
 

@@ -74,6 +74,7 @@ class Progress:
     names: ClassVar[Mapping[str, str]] = {
         "scan": "check the pictures",
         "negatives": "check the negatives",
+        "unknown": "check the pictures of nothing known",
         "decode": "decode the pictures",
         "shared": "train shared and base adapter",
         "prefix": "compute prefix tokens",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ def evaluate(
     folder: PictureFolder,
     progress: Progress = no_progress,
     *,
+    unknown: PictureFolder | None = None,
     list_command: str = "edge-cl classes",
 ) -> dict[str, Any]:
     """Measure a recogniser on pictures; see `Learner.evaluate` for what is returned.
@@ -29,6 +31,7 @@ def evaluate(
         recogniser: what answers.
         folder: pictures by class.
         progress: told of every picture.
+        unknown: pictures without labels, of nothing known.
         list_command: what lists the known classes, for the message about others.
 
     Raises:
@@ -44,26 +47,39 @@ def evaluate(
             ),
             mend=f"Take these folders away, or learn them first; {list_command} lists what is known.",
         )
-    posteriors, unknown = [], []
-    read, skipped = list[Picture](), list(folder.skipped)
-    spec = recogniser.backend.preprocess
-    for decoded in decode_in_portions(folder.pictures, spec, skipped=skipped, progress=progress):
+    posteriors, called_unknown = [], []
+    read, skipped = list[Picture](), [*folder.skipped, *(unknown.skipped if unknown else ())]
+    pictures, spec = (*folder.pictures, *(unknown.pictures if unknown else ())), recogniser.backend.preprocess
+    for decoded in decode_in_portions(pictures, spec, skipped=skipped, progress=progress):
         read += decoded.pictures
         for posterior, strange in recogniser.posteriors(decoded.pixels):
             posteriors.append(posterior)
-            unknown.append(strange > 1)
-    if not read:
+            called_unknown.append(strange > 1)
+    labels = [p.label for p in read if p.label]  # the others have none, and come last
+    if not labels:
         raise FolderError(
             f"{path_text(folder.root)}: no picture can be read any more.",
             mend="Copy them to a folder that nobody changes.",
         )
     column = {recogniser.names[int(c)]: i for i, c in enumerate(recogniser.head.classes)}
-    targets = np.asarray([column[p.label] for p in read], np.int64)
+    targets = np.asarray([column[label] for label in labels], np.int64)
+    posterior, rejected = np.concatenate(posteriors)[: len(labels)], np.concatenate(called_unknown)
+    own, others = rejected[: len(labels)], rejected[len(labels) :]
+    strangers_found = {"images": len(others), "called_unknown": float(others.mean()) if len(others) else None}
     return {
-        **measures(np.concatenate(posteriors), targets, recogniser.head.tasks, list(column)),
-        "unknown_rate": float(np.concatenate(unknown).mean()),
+        **measures(posterior, targets, recogniser.head.tasks, list(column)),
+        "confusions": _confusions(posterior, targets, list(column)),
+        "unknown_rate": float(own.mean()),
+        "unknown_pictures": strangers_found if unknown else None,
         "skipped": skipped_json(skipped),
     }
+
+
+def _confusions(posterior: Array, targets: Indices, names: list[str]) -> list[dict[str, Any]]:
+    """Return which class was taken for which, and how often, most frequent first; see `measures`."""
+    pairs = zip(targets.tolist(), posterior.argmax(1).tolist(), strict=True)
+    found = Counter(pair for pair in pairs if pair[0] != pair[1]).most_common()
+    return [{"class": names[a], "taken_for": names[b], "count": n} for (a, b), n in found]
 
 
 def measures(posterior: Array, targets: Indices, tasks: Indices, names: list[str]) -> dict[str, Any]:

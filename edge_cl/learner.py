@@ -510,24 +510,40 @@ class Learner:
             pixels = recogniser.backend.preprocess.centre(image)
             yield Answer(f"{source}@{seconds:.2f}", recogniser.predict([pixels], top=top)[0])
 
-    def evaluate(self, folder: str | Path, *, rule: str = "routed", progress: Progress = no_progress) -> dict[str, Any]:
+    def evaluate(
+        self,
+        folder: str | Path,
+        *,
+        unknown: str | Path | None = None,
+        rule: str = "routed",
+        progress: Progress = no_progress,
+    ) -> dict[str, Any]:
         """Measure on a folder of pictures, one sub-folder a class.
+
+        Args:
+            folder: pictures of known classes.
+            unknown: folder of pictures, at any depth, of nothing known, to see how many are called unknown.
+            rule: how branches are combined.
+            progress: told (stage, steps done, steps in all).
 
         Returns:
             images, accuracy, macro_accuracy, per_class {name: accuracy}, per_task [accuracy, None where no picture is
             of the task], task_choice_accuracy (the class answered is of the right task), known_task_accuracy (if the
-            task were told), calibration_error, unknown_rate, seconds, skipped.
+            task were told), calibration_error, confusions [{class, taken_for, count}] with the most frequent first,
+            unknown_rate (of the folder), unknown_pictures ({images, called_unknown} of `unknown`, None without), rule,
+            seconds, skipped.
 
         Raises:
-            FolderError: the folder cannot be read, or holds a class that is not known.
+            FolderError: a folder cannot be read, or holds a class that is not known.
         """
         from edge_cl.evaluation import evaluate
-        from edge_cl.pictures import read_folder
+        from edge_cl.pictures import read_folder, read_unlabelled
 
         start = time.monotonic()
         pictures = read_folder(Path(folder), on_progress=partial(progress, "scan"))
-        recogniser = self.recogniser(rule)
-        found = evaluate(recogniser, pictures, progress, list_command=self.store.command("classes"))
+        strange = None if unknown is None else read_unlabelled(Path(unknown), on_progress=partial(progress, "unknown"))
+        listing = self.store.command("classes")
+        found = evaluate(self.recogniser(rule), pictures, progress, unknown=strange, list_command=listing)
         return {**found, "rule": rule, "seconds": time.monotonic() - start}
 
 

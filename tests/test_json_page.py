@@ -149,7 +149,7 @@ def _answers(root: Path) -> dict[str, list[Any]]:
     fresh, broken = root / "twins", root / "twins" / "twin 0" / "broken.png"
     return {
         "predict": [_json("predict", fresh / "twin 1", broken), _json("predict", fresh / "twin 1", "--rule", "base")],
-        "eval": [_json("eval", fresh)],
+        "eval": [_json("eval", fresh), _json("eval", fresh, "--unknown", root / "strange")],
         "classes": [_json("classes")],
     }
 

@@ -127,6 +127,31 @@ def test_json_of_eval(made: Path, store: Path, rule: str) -> None:
     assert value["seconds"] > 0
 
 
+def test_eval_tells_strangers_and_what_was_taken_for_what(made: Path, store: Path, tmp_path: Path) -> None:
+    fresh = write_looks(tmp_path / "fresh", {"nut": FIRST["nut"], "bolt": FIRST["washer"]}, 3, first=100)  # bolts
+    strange = write_looks(tmp_path / "strange", {"deep/down": 17}, 4)
+    (strange / "broken.jpg").write_bytes(b"x")
+    command = ("eval", fresh, "--store", store)
+    value = edge_cl(*command, "--unknown", strange, "--json").json
+    assert value["confusions"] == [{"class": "bolt", "taken_for": "washer", "count": 3}]
+    assert value["skipped"] == [{"path": str(strange / "broken.jpg"), "why": "not a picture"}]
+    answers = edge_cl("predict", strange, "--store", store, "--json").json["predictions"]
+    share = sum(a["unknown"] for a in answers) / 4
+    assert value["unknown_pictures"] == {"images": 4, "called_unknown": share}
+    alone = edge_cl(*command, "--json").json
+    measured = value.keys() - {"seconds", "skipped", "unknown_pictures"}
+    assert {name: alone[name] for name in measured} == {name: value[name] for name in measured}
+    assert alone["unknown_pictures"] is None
+    shown = flat(edge_cl(*command, "--unknown", strange).out)
+    assert (
+        f"called unknown, of 4 of nothing known {share:.1%}".replace("%", " %") in shown
+        and "bolt taken for washer 3" in shown
+    )
+    assert "nothing known" not in edge_cl(*command).out
+    run = edge_cl(*command, "--unknown", "nowhere", "--json")
+    assert run.code == 1 and run.error.startswith("nowhere: missing")
+
+
 def test_eval_counts_tasks_as_they_were_taught(made: Path, store: Path, tmp_path: Path) -> None:
     Learner.open(store, device="cpu").learn(made / "second", CONFIG)
     fresh = write_looks(tmp_path / "fresh", SECOND, 2, first=100)
