@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
@@ -132,6 +133,8 @@ def log(
             "parent": v.parent,
             "kind": v.kind,
             "task": v.record.get("task"),
+            "renamed": v.record.get("renamed", []),
+            "forgotten": v.record.get("forgotten", []),
             "classes": v.record.get("classes", []),
             "created": v.created,
             "holdout_accuracy": v.record.get("holdout_accuracy"),
@@ -145,7 +148,7 @@ def log(
                 "→" if row["version"] == head.number else "",
                 str(row["version"]),
                 "" if row["parent"] is None else str(row["parent"]),
-                f"{row['kind']} {row['task'] or ''}".strip(),
+                f"{row['kind']} {row['task'] or ' → '.join(row['renamed']) or ', '.join(row['forgotten'])}".strip(),
                 str(len(row["classes"])),
                 percent(row["holdout_accuracy"], ""),
                 row["created"],
@@ -153,7 +156,7 @@ def log(
             for row in rows
         ]
         columns = ("", "version", "parent", "what", "classes", "hold-out", "created")
-        answers.print(table(columns, cells))
+        answers.print(table(columns, cells, whole=("created",)))
 
     emit(as_json, {"versions": rows, "head": head.number}, show)
 
@@ -195,9 +198,20 @@ def rollback(
 
     learner = Learner.open(store, repair=True)
     _require_writable(export)
+    before: Any = None
+    with suppress(EdgeClError):  # it is damaged
+        before = learner.store.head.record.get("classes", [])
     head = learner.rollback(version)
-    value = {"version": head.number, "known_classes": head.record.get("classes", [])}
-    _conclude(learner, head, value, f"Version {head.number} is in force.", export, as_json)
+    now: Any = head.record.get("classes", [])
+    said = f"Version {head.number} is in force.{'' if before is None else _difference(before, now)}"
+    _conclude(learner, head, {"version": head.number, "known_classes": now}, said, export, as_json)
+
+
+def _difference(before: Sequence[str], now: Sequence[str]) -> str:
+    """Write which classes are known again, and which no longer are, as sentences that go behind another."""
+    again, gone = [c for c in now if c not in before], [c for c in before if c not in now]
+    parts = (("Known again", again), ("No longer known", gone))
+    return "".join(f" {what}: {', '.join(names)}." for what, names in parts if names) or " It knows the same classes."
 
 
 def prune(

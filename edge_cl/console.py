@@ -55,14 +55,14 @@ def warn_skipped(skipped: Any) -> None:
         say(f"skipped {item['path']}: {item['why']}")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
-    """Lay out rows of plain text: names may hold what rich would read as markup."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, whole: Sequence[str] = ()) -> Any:
+    """Lay out rows of plain text: names may hold what rich would read as markup. Columns in `whole` are not folded."""
     from rich.table import Table
     from rich.text import Text
 
     laid_out = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        laid_out.add_column(column, overflow="fold")
+        laid_out.add_column(column, overflow="fold", no_wrap=column in whole)
     for row in rows:
         laid_out.add_row(*map(Text, row))
     return laid_out

@@ -106,6 +106,23 @@ def test_what_a_bundle_still_knows_is_told(store: Path, args: list[str]) -> None
     assert f"A bundle keeps the classes it has until edge-cl export OUT --store {store}\n" in said
 
 
+def test_log_and_rollback_say_what_was_done(store: Path) -> None:
+    edge_cl("rename", "nut", "x", "--store", store)
+    edge_cl("forget", "bolt", "x", "--store", store)
+    shown = edge_cl("log", "--store", store).out
+    assert "rename nut → x " in shown and "forget bolt, x " in shown
+    for version, said in (
+        (2, "Known again: bolt, x."),
+        (1, "Known again: nut. No longer known: x."),
+        (0, "No longer known: bolt, nut, washer."),
+        (2, "Known again: bolt, x, washer."),
+    ):
+        assert f"Version {version} is in force. {said}\n" in edge_cl("rollback", version, "--store", store).err
+    (store / "HEAD").write_text("x")
+    assert "Version 2 is in force.\n" in edge_cl("rollback", "2", "--store", store).err
+    assert "Version 2 is in force. It knows the same" in edge_cl("rollback", "2", "--store", store).err
+
+
 def test_the_limit_of_forgetting_is_of_one_learn_and_so_is_the_row_of_the_report(made: Path, store: Path) -> None:
     words = "that this one learn may cost the old classes (before - after)"
     assert words in flat(re.sub(r"[│╭╮╰╯─]", "", edge_cl("learn", "--help").out))

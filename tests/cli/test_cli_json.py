@@ -213,6 +213,7 @@ def test_json_of_log(store: Path) -> None:
         (1, 0, "parts"),
         (2, 1, None),
     ]
+    assert [v["forgotten"] for v in value["versions"]] == [[], [], ["bolt"]]
     for version in value["versions"]:
         assert {"version", "parent", "task", "classes", "created", "holdout_accuracy"} <= set(version)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", version["created"])
