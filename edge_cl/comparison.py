@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from edge_cl.config import LearnConfig
 from edge_cl.decoded import decode_in_portions
 from edge_cl.errors import UsageError, did_you_mean
 from edge_cl.evaluation import evaluate, measures
-from edge_cl.features import Encoder, TorchBackend
 from edge_cl.head import Discriminant, precision_of, softmax
 from edge_cl.learner import Learner
 from edge_cl.pictures import PictureFolder, read_folder
@@ -32,6 +31,9 @@ from edge_cl.recognition import Recogniser
 from edge_cl.statistics import Array, Indices, Statistics
 from edge_cl.store import edge_cl_version
 from edge_cl.version import Json, canonical_json
+
+if TYPE_CHECKING:
+    from edge_cl.features import Encoder, TorchBackend
 
 FORGETTING = "mean over earlier tasks of (best accuracy after any stage - accuracy after the last stage)"
 PROJECTED = 2000  # random features of the projection method
@@ -263,6 +265,8 @@ class _Counted:
 
 def _taught(setting: Setting, config: LearnConfig, rule: str, later: LearnConfig | None = None) -> Iterator[Stage]:
     """Teach a learner a stream, later tasks with settings of their own if given, and answer by a rule after each."""
+    from edge_cl.features import TorchBackend
+
     place = Path(tempfile.mkdtemp(dir=setting.scratch)) / "store"
     learner = Learner.init(place, **setting.init)
     for task, names in enumerate(setting.stream.tasks):

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import overload
 
 import numpy as np
-import torch
 from PIL import Image
 
 from edge_cl.pictures import Picture, PictureError, Skipped, open_picture
@@ -148,7 +147,11 @@ class Source:
 
     def view(self, number: int) -> Sequence[Pixels]:
         """Return a view of every picture, (S, S, 3) each; a random one is cut whenever it is looked at."""
-        return CutViews(self, number, ThreadPoolExecutor(torch.get_num_threads())) if number else self.decoded.pixels
+        if number == 0:
+            return self.decoded.pixels
+        import torch
+
+        return CutViews(self, number, ThreadPoolExecutor(torch.get_num_threads()))
 
     def key(self, number: int) -> JsonObject:
         """Return all that decides the pixels of a view."""

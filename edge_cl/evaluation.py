@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,16 +38,7 @@ def evaluate(
     Raises:
         FolderError: the folder holds classes that the recogniser does not know.
     """
-    known = list(recogniser.names.values())
-    strangers = [name for name in folder.classes if name not in known]
-    if strangers:
-        raise FolderError(
-            *(
-                f"{path_text(folder.root)}: {name!r} is not a known class. {did_you_mean(name, known)}"
-                for name in strangers
-            ),
-            mend=f"Take these folders away, or learn them first; {list_command} lists what is known.",
-        )
+    require_known(folder, list(recogniser.names.values()), list_command)
     posteriors, called_unknown = [], []
     read, skipped = list[Picture](), [*folder.skipped, *(unknown.skipped if unknown else ())]
     pictures, spec = (*folder.pictures, *(unknown.pictures if unknown else ())), recogniser.backend.preprocess
@@ -80,6 +72,19 @@ def _confusions(posterior: Array, targets: Indices, names: list[str]) -> list[di
     pairs = zip(targets.tolist(), posterior.argmax(1).tolist(), strict=True)
     found = Counter(pair for pair in pairs if pair[0] != pair[1]).most_common()
     return [{"class": names[a], "taken_for": names[b], "count": n} for (a, b), n in found]
+
+
+def require_known(folder: PictureFolder, known: Sequence[str], list_command: str) -> None:
+    """Raise FolderError if a folder holds other classes than the known ones; see `evaluate`."""
+    strangers = [name for name in folder.classes if name not in known]
+    if strangers:
+        raise FolderError(
+            *(
+                f"{path_text(folder.root)}: {name!r} is not a known class. {did_you_mean(name, known)}"
+                for name in strangers
+            ),
+            mend=f"Take these folders away, or learn them first; {list_command} lists what is known.",
+        )
 
 
 def measures(posterior: Array, targets: Indices, tasks: Indices, names: list[str]) -> dict[str, Any]:

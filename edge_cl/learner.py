@@ -204,14 +204,15 @@ class Learner:
             UsageError: unknown rule.
             EdgeClError: nothing has been learned yet.
         """
-        from edge_cl.features import TorchBackend
         from edge_cl.recognition import RULES, Recogniser
 
         if rule not in RULES:
             raise UsageError(f"Unknown rule {rule!r}.", mend=did_you_mean(rule, list(RULES)))
         version = self.store.head
+        self._require_classes(version)
+        from edge_cl.features import TorchBackend
+
         model, encoder = self.load(version)
-        self._require_classes(model)
         head = self._heads.get(version.number)
         if head is None:  # of a thousand classes it takes seconds to make
             head = model.head()
@@ -278,13 +279,10 @@ class Learner:
             EngineError: the bundle has engines, and TensorRT is missing; nothing is learned then.
         """
         from edge_cl.checkpoint import discard
-        from edge_cl.compiled import with_compiled
-        from edge_cl.learning import Stopwatch
         from edge_cl.lesson import Lesson
-        from edge_cl.outcome import NOT_EXPORTED, nothing_new
         from edge_cl.pictures import PictureFolder
-        from edge_cl.plan import keeps_encoder
         from edge_cl.report import LearnReport
+        from edge_cl.stopwatch import Stopwatch
 
         config = config or LearnConfig()
         task = check_asked(config, task, export)
@@ -304,6 +302,11 @@ class Learner:
                 version, made_of = parent, None
             else:
                 intake = lesson.intake(*self._learned_from(parent), update=update)
+                # Not before: a folder that cannot be learned from is refused without loading torch.
+                from edge_cl.compiled import with_compiled
+                from edge_cl.outcome import nothing_new
+                from edge_cl.plan import keeps_encoder
+
                 old, encoder = self.load(parent)
                 if intake.is_empty or made:  # or of an earlier release, that kept no fingerprints
                     report = nothing_new(old, config, intake, parent.number, stopwatch.seconds, start)
@@ -321,6 +324,7 @@ class Learner:
         if export:
             # Not before: the memory that it takes is not the learn's.
             from edge_cl.deployment import export_after, snapshot_of
+            from edge_cl.outcome import NOT_EXPORTED
 
             learned = snapshot_of(version, *(made_of or self.load(version)))
             if learned.model.classes:
@@ -372,9 +376,10 @@ class Learner:
             EngineError: TensorRT is missing, or an engine cannot be made.
             EdgeClError: nothing has been learned yet.
         """
+        first = self.snapshot()
         from edge_cl.deployment import export_snapshot
 
-        for snapshot in self._until_in_force(self.snapshot()):
+        for snapshot in self._until_in_force(first):
             done = export_snapshot(snapshot, out, format=format, layout=layout, precision=precision, say=say)
         return done
 
@@ -394,15 +399,15 @@ class Learner:
         Raises:
             EdgeClError: nothing has been learned yet.
         """
+        head = self.store.head
+        self._require_classes(head)
         from edge_cl.deployment import snapshot_of
 
-        head = self.store.head
-        model, encoder = self.load(head)
-        self._require_classes(model)
-        return snapshot_of(head, model, encoder)
+        return snapshot_of(head, *self.load(head))
 
-    def _require_classes(self, model: Model) -> None:
-        if not model.classes:
+    def _require_classes(self, version: Version) -> None:
+        state: Any = self.store.read_json(version, "state")
+        if not state["classes"]:
             raise EdgeClError(
                 f"{self.store.given} knows no class yet.",
                 mend=f"Teach some: {self.store.command('learn --new-classes DIR')}",
@@ -426,14 +431,15 @@ class Learner:
 
     def forget(self, names: str | Sequence[str]) -> Version:
         """Forget classes, or a single one, without retraining."""
-        from edge_cl.assessment import calibrated, with_exit
-        from edge_cl.outcome import measured_anew
         from edge_cl.pictures import class_name
 
         names = [names] if isinstance(names, str) else names  # not its letters
         names = list(dict.fromkeys(map(class_name, names)))
         with self.store.write(f"forget {', '.join(names)}") as transaction:
             self._require_known(names, self.state)
+            from edge_cl.assessment import calibrated, with_exit
+            from edge_cl.outcome import measured_anew
+
             model, encoder = self.load(transaction.parent)
             reduced = {c.task for c in model.classes if c.name in names}
             model = with_exit(calibrated(model.without(set(names))), encoder.prefix_width)
@@ -536,14 +542,15 @@ class Learner:
         Raises:
             FolderError: a folder cannot be read, or holds a class that is not known.
         """
-        from edge_cl.evaluation import evaluate
+        from edge_cl.evaluation import evaluate, require_known
         from edge_cl.pictures import read_folder, read_unlabelled
 
-        start = time.monotonic()
+        start, list_command = time.monotonic(), self.store.command("classes")
         pictures = read_folder(Path(folder), on_progress=partial(progress, "scan"))
+        if known := [c["name"] for c in self.classes()]:  # before torch is loaded
+            require_known(pictures, known, list_command)
         strange = None if unknown is None else read_unlabelled(Path(unknown), on_progress=partial(progress, "unknown"))
-        listing = self.store.command("classes")
-        found = evaluate(self.recogniser(rule), pictures, progress, unknown=strange, list_command=listing)
+        found = evaluate(self.recogniser(rule), pictures, progress, unknown=strange, list_command=list_command)
         return {**found, "rule": rule, "seconds": time.monotonic() - start}
 
 

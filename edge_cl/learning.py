@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -36,30 +34,13 @@ from edge_cl.model import KnownClass, Model, Probes
 from edge_cl.pictures import Picture, Skipped, path_text
 from edge_cl.plan import Plan, adapts, make_plan, shapes_base, teacher, work_of
 from edge_cl.preprocess import Preprocess
-from edge_cl.process import give_back
 from edge_cl.progress import Progress
 from edge_cl.spread import Spread
 from edge_cl.statistics import Indices, Statistics
+from edge_cl.stopwatch import Stopwatch
 from edge_cl.tokens import TokenCache
 from edge_cl.training import reduces_precision
 from edge_cl.version import Json
-
-
-@dataclass
-class Stopwatch:
-    """Seconds by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time inside to a stage; when it ends, its memory goes back to the system."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            give_back()
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
 
 
 @dataclass(frozen=True)

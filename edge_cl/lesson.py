@@ -1,4 +1,7 @@
-"""A lesson: what one learn was asked to do, whether a version is its result already, and making that version."""
+"""A lesson: what one learn was asked to do, whether a version is its result already, and making that version.
+
+Only the last loads torch: what cannot be learned shows before.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,23 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from edge_cl.checkpoint import Checkpoint
 from edge_cl.config import LearnConfig
-from edge_cl.features import Encoder
 from edge_cl.intake import Intake, Pictures, read_folders
-from edge_cl.learning import Stopwatch, learn
-from edge_cl.model import Model
-from edge_cl.outcome import measure_outcome, require_little_forgetting, with_peak
 from edge_cl.pictures import PictureFolder
 from edge_cl.process import give_back, peak_mb
 from edge_cl.progress import Progress
 from edge_cl.report import LearnReport
+from edge_cl.stopwatch import Stopwatch
 from edge_cl.store import edge_cl_version
-from edge_cl.tokens import TokenCache
 from edge_cl.transaction import Transaction
 from edge_cl.version import Version, canonical_json
+
+if TYPE_CHECKING:
+    from edge_cl.features import Encoder
+    from edge_cl.model import Model
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,10 @@ class Lesson:
         Raises:
             EdgeClError: old classes would lose more than `max_forgetting`; nothing is committed then.
         """
+        from edge_cl.learning import learn
+        from edge_cl.outcome import measure_outcome, require_little_forgetting, with_peak
+        from edge_cl.tokens import TokenCache
+
         parent, config, before_mb = transaction.parent, self.config, peak_mb()
         assert parent is not None
         asked = {"job": self.digest(parent.number), **_means(parent, encoder)}
@@ -155,6 +160,8 @@ class Lesson:
 
 def _means(parent: Version, encoder: Encoder) -> dict[str, Any]:
     """Name all else that the result depends on, so that no learn goes on with other means than it began with."""
+    import torch
+
     return {
         "state": parent.objects["state"].sha256,
         "device": str(encoder.device),

@@ -20,7 +20,7 @@ def no_store_in_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds two files of weights, the folders `first`, `second` and `fresh`, and `store`, which knows `first`."""
+    """Holds two files of weights, folders `first`, `second`, `fresh`, stores `vacant` and `store`, knowing `first`."""
     root = tmp_path_factory.mktemp("made")
     write_weights(root / "weights.safetensors")
     write_weights(root / "other.safetensors", seed=1)
@@ -34,6 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image_size=IMAGE_SIZE,
         device="cpu",
     )
+    shutil.copytree(root / "store", root / "vacant")
     learner.learn(root / "first", CONFIG, task="parts")
     return root
 

@@ -226,6 +226,14 @@ LIGHT = {
     "learn from nothing, no store": (["learn", "--new-classes", "EMPTY", "--store", "none"], 1),
     "dry run, no store": (["learn", "--new-classes", "FIRST", "--dry-run", "--store", "none"], 0),
     "dry run": (["learn", "--new-classes", "SECOND", "--dry-run"], 0),
+    "learn what is known": (["learn", "--new-classes", "FIRST"], 1),
+    "learn from a folder without sub-folders": (["learn", "--new-classes", "FLAT"], 1),
+    "forget what is not known": (["forget", "NOSUCH"], 1),
+    "predict, no class": (["predict", "FIRST", "--store", "VACANT"], 1),
+    "eval, no class": (["eval", "FIRST", "--store", "VACANT"], 1),
+    "export, no class": (["export", "none", "--store", "VACANT"], 1),
+    "eval of what is not known": (["eval", "SECOND"], 1),
+    "benchmark of no method": (["benchmark", "accuracy", "FIRST", "--method", "edgecl"], 2),
 }
 
 PROBE = """
@@ -244,7 +252,13 @@ print(code, *sorted(heavy), file=sys.stderr)
 @pytest.mark.parametrize(("args", "code"), LIGHT.values(), ids=list(LIGHT))
 def test_torch_stays_out(made: Path, store: Path, tmp_path: Path, args: list[str], code: int) -> None:
     (tmp_path / "empty" / "class").mkdir(parents=True)
-    places = {"FIRST": made / "first", "SECOND": made / "second", "EMPTY": tmp_path / "empty"}
+    places = {
+        "FIRST": made / "first",
+        "SECOND": made / "second",
+        "EMPTY": tmp_path / "empty",
+        "FLAT": made / "first" / "nut",
+        "VACANT": made / "vacant",
+    }
     done = subprocess.run(
         [sys.executable, "-c", PROBE, *(str(places.get(a, a)) for a in args)],
         capture_output=True,
