@@ -9,7 +9,7 @@ pictures that made them, and pictures to come vary in other ways.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -54,6 +54,7 @@ class Assessment:
             nothing was held out.
         false_rejects: share of the probes that are answered as unknown, likewise; what the exit answers is not.
         false_accepts: share of the negatives that are not; None where there are none.
+        class_pictures: number of probes by class id.
     """
 
     pictures: int
@@ -63,6 +64,7 @@ class Assessment:
     calibration: tuple[float, float] | None = None
     false_rejects: float | None = None
     false_accepts: float | None = None
+    class_pictures: Mapping[int, int] = field(default_factory=dict)
 
     def accuracy(self, tasks: set[int]) -> float | None:
         """Return the mean of some tasks' accuracies, or None where nothing was held out."""
@@ -348,6 +350,7 @@ def assess(model: Model) -> Assessment:
         calibration=(_calibration_error(scored, 1.0), _calibration_error(scored, head.temperature)),
         false_rejects=float(rejected.mean()),
         false_accepts=float((~strange).mean()) if len(strange) else None,
+        class_pictures={int(c): int((ids == c).sum()) for c in np.unique(ids)},
     )
 
 

@@ -253,15 +253,18 @@ def _dry_run(
 
 
 def _show_report(report: Any, store: Store | None) -> None:
-    from edge_cl.report import FORGETTING, percent, weakest
+    from edge_cl.report import FORGETTING, percent
 
     old, passed = report.old_class_accuracy, report.unknown["false_accepts"]
     stages = ", ".join(f"{k} {v:.1f}" for k, v in report.stages().items() if v >= 0.05)
-    new = [("accuracy on new classes (hold-out)", percent(report.holdout_accuracy))] if report.classes else []
+    new = [("accuracy on new classes (hold-out)", report.new_accuracy())] if report.classes else []
     lost = []
     if report.has_old_classes:
         lost = [
-            ("old classes before → after this learn", f"{percent(old['before'])} → {percent(old['after'])}"),
+            (
+                "old classes before → after this learn",
+                f"{percent(old['before'])} → {percent(old['after'])}{report.old_pictures()}",
+            ),
             (FORGETTING, report.forgotten()),
         ]
     rows = [
@@ -273,8 +276,8 @@ def _show_report(report: Any, store: Store | None) -> None:
         ("peak memory", f"{report.peak_memory_mb:.0f} MB, predicted {report.budget['predicted_mb']:.0f} MB"),
     ]
     answers.print(table((f"version {report.version}" if store else "no store yet", ""), rows))
-    for name, accuracy in weakest(report.class_accuracy, 3):
-        say(f"weak: {name} ({percent(accuracy)})")
+    for name, accuracy in report.weak(3):
+        say(f"weak: {name}, {accuracy}")
     if report.learned_before:
         say(f"passed over: {report.learned_before} pictures that were learned before")
     for note in report.notes:

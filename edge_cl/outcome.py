@@ -70,6 +70,8 @@ def measure_outcome(
         forgetting=sum(lost) / len(lost) if lost else 0.0,
         accuracy_matrix=[{new.task_names[t]: a for t, a in row.items()} for row in history],
         class_accuracy={names[c]: a for c, a in after.per_class.items()},
+        class_hold_out={names[c]: n for c, n in after.class_pictures.items()},
+        old_hold_out=before.pictures,
         confusions=[{"class": names[a], "taken_for": names[b], "count": n} for a, b, n in after.confusions],
         notes=notes,
         calibration={
@@ -270,6 +272,7 @@ def require_little_forgetting(report: LearnReport, limit: float | None) -> None:
     if round(lost - limit, 9) > 0:  # (0.90 - 0.88) * 100 is a little more than 2
         way = ", give more pictures, or try --method prototype" if report.epochs else " or give more pictures"
         raise EdgeClError(
-            f"Learning these classes would cost the old ones {lost:.1f} points of accuracy; {limit:g} are allowed.",
+            f"Learning these classes would cost the old ones {lost:.1f} points of accuracy, measured on "
+            f"{report.old_hold_out} pictures; {limit:g} are allowed.",
             mend=f"Nothing was changed. Raise --max-forgetting{way}.",
         )

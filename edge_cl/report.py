@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 POINTS = 100  # accuracies are fractions; people read points
@@ -48,6 +48,8 @@ class LearnReport:
             are answered as unknown, and of the negatives that are not; None where there are none.
         learned_before: pictures of the folder that were passed over, as their class was learned from them before.
         hold_out: how many of `images` were held out.
+        class_hold_out: pictures that each of `class_accuracy` is measured on, by class name.
+        old_hold_out: pictures that `old_class_accuracy` is measured on.
         export: what bringing a bundle up to date did (see `Learner.export`), with its path; None where none was asked.
     """
 
@@ -74,6 +76,8 @@ class LearnReport:
     unknown: Mapping[str, float | None]
     learned_before: int = 0
     hold_out: int = 0
+    class_hold_out: Mapping[str, int] = field(default_factory=dict)  # empty in reports of earlier releases
+    old_hold_out: int = 0
     export: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -84,12 +88,12 @@ class LearnReport:
         """Return the report as a page to read."""
         before, after = self.old_class_accuracy.get("before"), self.old_class_accuracy.get("after")
         joined = "more pictures of known classes" if self.updated_classes else "pictures of nothing known"
-        new = [f"| new classes, among all known | {percent(self.holdout_accuracy)} |"] if self.classes else []
+        new = [f"| new classes, among all known | {self.new_accuracy()} |"] if self.classes else []
         old = []
         if self.has_old_classes:
             old = [
-                f"| old classes before this learn | {percent(before)} |",
-                f"| old classes after it | {percent(after)} |",
+                f"| old classes before this learn | {percent(before)}{self.old_pictures()} |",
+                f"| old classes after it | {percent(after)}{self.old_pictures()} |",
                 f"| {FORGETTING} | {self.forgotten()} |",
             ]
         lines = [
@@ -109,7 +113,7 @@ class LearnReport:
             "",
             *self._matrix(),
             "",
-            *_section("Weakest classes", [f"{n}: {percent(value)}" for n, value in weakest(self.class_accuracy, 8)]),
+            *_section("Weakest classes", [f"{n}: {text}" for n, text in self.weak(8)]),
             *_section(
                 "Most frequent mistakes",
                 [f"{c['class']} taken for {c['taken_for']}: {c['count']}" for c in self.confusions[:8]],
@@ -138,6 +142,23 @@ class LearnReport:
         held = f", {self.hold_out} of them held out" if self.hold_out else ""  # where none was, a note says so
         counts += [("pictures learned from", f"{self.images}{held}"), ("classes known", f"{len(self.known_classes)}")]
         return counts
+
+    def new_accuracy(self) -> str:
+        """Write the accuracy on the new classes, and on how many pictures it was measured."""
+        return percent(self.holdout_accuracy) + _of(
+            self.holdout_accuracy, sum(self.class_hold_out.get(name, 0) for name in self.classes)
+        )
+
+    def old_pictures(self) -> str:
+        """Write on how many pictures the accuracy on the old classes was measured, a mean over their tasks."""
+        return f" ({self.old_hold_out} pictures)" if self.old_hold_out else ""
+
+    def weak(self, count: int) -> list[tuple[str, str]]:
+        """Return the weakest classes, each with its accuracy and on how many pictures it was measured."""
+        return [
+            (name, percent(value) + _of(value, self.class_hold_out.get(name, 0)))
+            for name, value in weakest(self.class_accuracy, count)
+        ]
 
     def stages(self) -> dict[str, float]:
         """Return the seconds by stage, and those of the rest: together they are the total."""
@@ -248,7 +269,11 @@ def with_names(saved: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]
     return {
         **saved,
         **{field: [now[name] for name in saved[field]] for field in lists if field in saved},
-        "class_accuracy": {now[name]: value for name, value in saved["class_accuracy"].items()},
+        **{
+            field: {now[name]: value for name, value in saved[field].items()}
+            for field in ("class_accuracy", "class_hold_out")
+            if field in saved
+        },
         "confusions": [{**c, "class": now[c["class"]], "taken_for": now[c["taken_for"]]} for c in saved["confusions"]],
         "notes": [*saved["notes"], f"Renamed since: {since}; the plot and the notes above have the old names."],
     }
@@ -257,6 +282,11 @@ def with_names(saved: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]
 def percent(value: float | None, none: str = "not measured") -> str:
     """Write a fraction as a percentage."""
     return none if value is None else f"{value * POINTS:.1f} %"
+
+
+def _of(value: float | None, pictures: int) -> str:
+    """Write of how many pictures a fraction is, where that is known."""
+    return "" if value is None or not pictures else f" ({round(value * pictures)} of {pictures})"
 
 
 def weakest(accuracy: Mapping[str, float], count: int) -> list[tuple[str, float]]:

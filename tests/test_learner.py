@@ -295,9 +295,14 @@ def test_a_report_has_no_heading_with_nothing_below_it(learner: Learner) -> None
     saved: Any = learner.store.read_json(learner.store.head, "metrics.json")
     mistaken = {"class": "mug", "taken_for": "cup", "count": 2}
     good = LearnReport(**{**saved, "class_accuracy": {"mug": 1.0}, "confusions": []}).to_markdown()
-    bad = LearnReport(**{**saved, "class_accuracy": {"mug": 0.5}, "confusions": [mistaken]}).to_markdown()
+    bad = LearnReport(
+        **{**saved, "class_accuracy": {"mug": 0.5}, "class_hold_out": {"mug": 2}, "confusions": [mistaken]}
+    ).to_markdown()
     assert "Weakest" not in good and "mistakes" not in good
-    assert "## Weakest classes\n\n- mug: 50.0 %\n\n## Most frequent mistakes\n\n- mug taken for cup: 2\n\n##" in bad
+    assert (
+        "## Weakest classes\n\n- mug: 50.0 % (1 of 2)\n\n## Most frequent mistakes\n\n- mug taken for cup: 2\n\n##"
+        in bad
+    )
 
 
 def test_a_report_names_the_classes_that_it_did_not_measure(blank: Learner, tmp_path: Path) -> None:
@@ -402,7 +407,7 @@ def test_costly_learn_is_refused(blank: Learner, tmp_path: Path) -> None:
     before, objects = learner.store.head, sorted(learner.store.path.glob("objects/*/*"))
     for method, other in (("cl-lora", True), ("prototype", False)):  # the other way to learn is named, not this one
         config = replace(CONFIG, max_forgetting=1, method=method)
-        message = r"would cost the old ones \d+\.\d points of accuracy; 1 are allowed"
+        message = r"would cost the old ones \d+\.\d points of accuracy, measured on 10 pictures; 1 are allowed"
         with pytest.raises(EdgeClError, match=message) as caught:
             learner.learn(alike, config)
         assert ("--method prototype" in caught.value.mend) == other

@@ -128,6 +128,8 @@ def test_the_limit_of_forgetting_is_of_one_learn_and_so_is_the_row_of_the_report
     assert words in flat(re.sub(r"[│╭╮╰╯─]", "", edge_cl("learn", "--help").out))
     run = edge_cl("learn", "--new-classes", made / "second", "--method", "prototype", "--store", store)
     assert "old classes before → after this learn" in run.out and "forgetting (best so far - now" in run.out
+    assert re.search(r"new classes \(hold-out\) +[\d.]+ % \(\d of 2\)", run.out)
+    assert re.search(r"old classes before.* % → .* % \(6 pictures\)", run.out)
 
 
 def test_a_learn_says_how_many_negatives_pass(made: Path, store: Path) -> None:
