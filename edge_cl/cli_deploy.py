@@ -40,7 +40,8 @@ def export(
             say(f"Version {value['version']} is at {out}: {', '.join(Path(f).name for f in value['folders'])}.")
             return
         if value["removed_classes"]:
-            say(f"No longer in it, as the store does not know them: {', '.join(value['removed_classes'])}.")
+            removed = ", ".join(value["removed_classes"])
+            say(f"No longer in it, as forgotten, renamed, or of another store: {removed}.")
         megabytes = value["written_bytes"] / 1e6
         say(f"Version {value['version']} is at {out}: {value['seconds']:.2f} s, {megabytes:.1f} MB written.")
         say(f"Use it: python -c \"from edge_cl.runtime import Classifier; print(Classifier('{out}').classes)\"")

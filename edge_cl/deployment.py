@@ -88,6 +88,7 @@ def export_after(
         )
     if done["removed_classes"]:
         notes.append(
-            f"The bundle no longer knows {', '.join(map(repr, done['removed_classes']))}, as the store does not."
+            f"The bundle no longer knows {', '.join(map(repr, done['removed_classes']))}, as the store does not "
+            "(forgotten, renamed, or of another store)."
         )
     return replace(report, export={"path": str(out), **done}, notes=notes)

@@ -174,11 +174,12 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
         notes.append("No picture of the old classes was held out: whether they lost more than allowed is not measured.")
     if learned.task is not None and learned.epochs == 0 and model.config.method != "prototype":
         notes.append("Too few classes or pictures to train adapters on: statistics alone were taken.")
-    if model.closer:
-        share = model.preprocess.crop_fraction
+    if model.closer != old.closer:
+        side = f"{model.preprocess.crop_fraction:.0%} of a frame's shorter side"
         notes.append(
-            f"Pictures are answered on a closer square, {share:.0%} of a frame's shorter side: "
-            "the hold-out pictures are told better on it."
+            f"Pictures are now answered on a closer square, {side}: the hold-out pictures are recognised better on it."
+            if model.closer
+            else f"Pictures are answered on the wider square again, {side}."
         )
     known = set[str]().union(*model.fingerprints.values())
     if wrong := sum(sha in known for sha in old.negative_hashes):
@@ -195,7 +196,7 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
     still = [repr(model.names[c]) for c in hardly_varied(model, taught)]
     if still:
         notes.append(
-            f"The pictures of {listed(still)} hardly differ: those held out are told right, yet other views of the "
+            f"The pictures of {listed(still)} hardly differ: those held out are recognised, yet other views of the "
             "same thing may not be known. Turn and move it while its pictures are taken."
         )
     unmeasured = [repr(name) for name in learned.intake.new if model.ids[name] not in after.per_class]
@@ -203,8 +204,8 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
         notes.append("Too few pictures to hold any out: accuracy, confidence and the unknown test are not calibrated.")
     elif unmeasured:
         notes.append(
-            f"Too few pictures of {listed(unmeasured)} to hold any out: how well they are told is not in the accuracy "
-            "on new classes."
+            f"Too few pictures of {listed(unmeasured)} to hold any out: how well they are recognised is not in the "
+            "accuracy on new classes."
         )
     if len(model.classes) == 1:
         notes.append(

@@ -177,13 +177,13 @@ class LearnReport:
 
     def _trust(self) -> list[str]:
         """Write how far confidence and the unknown test can be relied on, where that was measured."""
-        before, after = self.calibration["error_before"], self.calibration["error_after"]
+        after = self.calibration["error_after"]
         rejects, accepts = self.unknown["false_rejects"], self.unknown["false_accepts"]
         lines = []
-        if before is not None and after is not None:
+        if after is not None:
             lines.append(
-                f"On the hold-out pictures confidence is off by {percent(after)} on average ({percent(before)} before"
-                " it was calibrated). They are easier than pictures to come, for which it is set."
+                f"On the hold-out pictures confidence and accuracy are {percent(after)} apart on average. "
+                "Confidence is set for pictures to come, which are harder than these."
             )
         if rejects is not None:
             lines.append(f"The unknown test rejects {percent(rejects)} of the hold-out pictures")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +40,7 @@ from edge_cl.assessment import (
 from edge_cl.config import LearnConfig
 from edge_cl.head import PRIOR_SPREAD, Branch, Discriminant, Exit, Head, softmax
 from edge_cl.model import ExitFit, KnownClass, Model, Probes
+from edge_cl.outcome import _notes
 from edge_cl.preprocess import Preprocess
 from edge_cl.spread import KEPT, Spread
 from edge_cl.statistics import Array, Indices, Precision, Statistics
@@ -276,6 +279,22 @@ def test_the_square_on_which_probes_are_told_better_is_answered_on(by: float, fi
     found = on_squares(held, drawn_apart(held, by), train)
     assert on_better_square(found).closer == first
     assert on_better_square(replace(found, closer=True)).closer == later
+
+
+def test_only_a_change_of_the_square_is_noted() -> None:
+    train, held = pictures(20), pictures(8, seed=1)
+    own = on_squares(held, held[0], train)
+    closer = replace(own, closer=True)
+    intake = SimpleNamespace(new=(), known=())
+    for old, new, words in (
+        (own, closer, ["now answered on a closer square"]),
+        (closer, closer, []),
+        (closer, own, ["on the wider square again"]),
+        (own, own, []),
+    ):
+        learned: Any = SimpleNamespace(model=new, task=None, epochs=1, intake=intake)
+        notes = [note for note in _notes(old, learned, assess(new)) if "square" in note]
+        assert len(notes) == len(words) and all(word in note for word, note in zip(words, notes, strict=True))
 
 
 def test_a_square_is_chosen_among_those_that_enough_probes_were_seen_on() -> None:

@@ -143,9 +143,13 @@ def test_classes_that_leave_a_bundle_are_told(deployed: Deployed, store: Path, t
     edge_cl("forget", "c", "f", "--store", store)
     value = learn(store, "--export", out, "--json").json
     assert value["export"]["removed_classes"] == ["c", "f"]
-    assert value["notes"][-1] == "The bundle no longer knows 'c', 'f', as the store does not."
+    gone = "The bundle no longer knows 'c', 'f', as the store does not (forgotten, renamed, or of another store)."
+    assert value["notes"][-1] == gone
     edge_cl("rename", "a", "z", "--store", store)
-    assert "No longer in it, as the store does not know them: a." in edge_cl("export", out, "--store", store).err
+    assert (
+        "No longer in it, as forgotten, renamed, or of another store: a."
+        in edge_cl("export", out, "--store", store).err
+    )
 
 
 def test_a_bundle_goes_along_with_rename_forget_and_rollback(deployed: Deployed, store: Path, tmp_path: Path) -> None:
