@@ -43,7 +43,10 @@ def export(
             removed = ", ".join(value["removed_classes"])
             say(f"No longer in it, as forgotten, renamed, or of another store: {removed}.")
         megabytes = value["written_bytes"] / 1e6
-        say(f"Version {value['version']} is at {out}: {value['seconds']:.2f} s, {megabytes:.1f} MB written.")
+        say(
+            f"Version {value['version']} is at {out}: {value['seconds']:.2f} s, {megabytes:.1f} MB written; "
+            f"{value['classifier_s']:.2f} s more for classifier.onnx."
+        )
         say(f"Use it: python -c \"from edge_cl.runtime import Classifier; print(Classifier('{out}').classes)\"")
 
     emit(as_json, value, show)

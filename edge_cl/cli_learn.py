@@ -283,6 +283,7 @@ def _show_report(report: Any, store: Store | None) -> None:
     for note in report.notes:
         say(f"note: {note}")
     if report.export is not None and "error" not in report.export:
-        say(f"exported: {report.export['path']} in {report.export['seconds'] * 1000:.0f} ms")
+        seconds, more = report.export["seconds"], report.export["classifier_s"]
+        say(f"exported: {report.export['path']} in {seconds:.2f} s, and {more:.2f} s more for classifier.onnx")
     if store and "report.md" in store.head.objects:
         say(f"Full report: {store.command('log --report')}")

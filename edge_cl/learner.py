@@ -366,9 +366,9 @@ class Learner:
             say: told of every long step.
 
         Returns:
-            format, version, layout, precision, seconds, written_bytes, graphs_built, removed_classes (that the bundle
-            knew before: forgotten, renamed, or of another store); for TensorRT also engines; for PEFT format, version,
-            folders.
+            format, version, layout, precision, seconds, classifier_s (for classifier.onnx, after that), written_bytes,
+            graphs_built, removed_classes (that the bundle knew before: forgotten, renamed, or of another store); for
+            TensorRT also engines; for PEFT format, version, folders.
 
         Raises:
             UsageError: an unknown layout, format or precision.

@@ -85,10 +85,11 @@ class Exported:
 
     Attributes:
         manifest: of the bundle.
-        seconds: it took; the classifier's graph, which the bundle's own runtime does not need, not counted.
+        seconds: until the bundle was in force; the classifier's graph, which its runtime does not need, comes after.
         written: bytes of new files and the manifest, likewise.
         graphs_built: whether graphs were made anew.
         removed: names of classes that the bundle knew before, and does not know any more.
+        classifier_s: seconds that the classifier's graph took; 0 where none was asked for.
     """
 
     manifest: Manifest
@@ -96,6 +97,7 @@ class Exported:
     written: int
     graphs_built: bool
     removed: tuple[str, ...]
+    classifier_s: float = 0.0
 
 
 def export_bundle(
@@ -143,6 +145,7 @@ def export_bundle(
             require_parity(Bundle(out, manifest), snapshot.model, snapshot.backbone)
         publication.publish(manifest)
         seconds, written = time.monotonic() - start, publication.written
+        start = time.monotonic()
         if classifier:
             try:
                 _write_classifier(snapshot, out / CLASSIFIER, recipe, precision, say)
@@ -152,9 +155,10 @@ def export_bundle(
                     f"{error.strerror}. The bundle itself is in force.",
                     mend="Free some space and run the same command again.",
                 ) from error
+        classifier_s = time.monotonic() - start if classifier else 0.0
     names = {c.name for c in manifest.classes}
     removed = tuple(c.name for c in previous.classes if c.name not in names) if previous else ()
-    return Exported(manifest, seconds, written, built, removed)
+    return Exported(manifest, seconds, written, built, removed, classifier_s)
 
 
 def _recipe(snapshot: Snapshot, layout: str, precision: str) -> str:

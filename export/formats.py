@@ -59,6 +59,7 @@ def _bundle(
         "layout": layout,
         "precision": precision,
         "seconds": done.seconds,
+        "classifier_s": done.classifier_s,
         "written_bytes": done.written,
         "graphs_built": done.graphs_built,
         "removed_classes": list(done.removed),

@@ -48,7 +48,7 @@ def flat(run: Run) -> str:
 def test_json_of_export(deployed: Deployed, store: Path, tmp_path: Path) -> None:
     out = deployed.copy(tmp_path / "bundle")
     value: dict[str, Any] = edge_cl("export", out, "--store", store, "--json").json
-    assert value.pop("seconds") > 0
+    assert value.pop("seconds") > 0 and value.pop("classifier_s") > 0
     assert value.pop("written_bytes") == (out / "manifest.json").stat().st_size
     expected = {"path": str(out), "format": "onnx", "version": 4, "layout": "shared", "precision": "fp32"}
     assert value == {**expected, "graphs_built": False, "removed_classes": []}
@@ -146,10 +146,14 @@ def test_classes_that_leave_a_bundle_are_told(deployed: Deployed, store: Path, t
     gone = "The bundle no longer knows 'c', 'f', as the store does not (forgotten, renamed, or of another store)."
     assert value["notes"][-1] == gone
     edge_cl("rename", "a", "z", "--store", store)
-    assert (
-        "No longer in it, as forgotten, renamed, or of another store: a."
-        in edge_cl("export", out, "--store", store).err
-    )
+    said = flat(edge_cl("export", out, "--store", store))
+    assert "No longer in it, as forgotten, renamed, or of another store: a." in said
+    assert re.search(r": \d+\.\d\d s, [\d.]+ MB written; \d+\.\d\d s more for classifier\.onnx\.", said)
+
+
+def test_a_learn_says_the_seconds_of_its_export(store: Path, tmp_path: Path) -> None:
+    said = flat(learn(store, "--export", tmp_path / "bundle"))
+    assert re.search(r"exported: \S+ in \d+\.\d\d s, and \d+\.\d\d s more for classifier\.onnx", said)
 
 
 def test_a_bundle_goes_along_with_rename_forget_and_rollback(deployed: Deployed, store: Path, tmp_path: Path) -> None:
