@@ -117,11 +117,21 @@ def learn(
     ] = None,
     time_budget: Annotated[
         float | None,
-        typer.Option("--time", metavar="TIME", parser=duration, help="Most it may take: 30s, 5min, 1h."),
+        typer.Option(
+            "--time",
+            metavar="TIME",
+            parser=duration,
+            help="To be kept to: 30s, 5min, 1h. If the least takes longer, it is done, and said.",
+        ),
     ] = None,
     memory_budget: Annotated[
         float | None,
-        typer.Option("--memory", metavar="SIZE", parser=megabytes, help="Most that the process may take: 800MB, 2GB."),
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            parser=megabytes,
+            help="Most that the process may take: 800MB, 2GB. If the least takes more, it is refused.",
+        ),
     ] = None,
     micro_batch: Annotated[
         int | None,

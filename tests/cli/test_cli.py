@@ -125,7 +125,9 @@ def test_log_and_rollback_say_what_was_done(store: Path) -> None:
 
 def test_the_limit_of_forgetting_is_of_one_learn_and_so_is_the_row_of_the_report(made: Path, store: Path) -> None:
     words = "that this one learn may cost the old classes (before - after)"
-    assert words in flat(re.sub(r"[│╭╮╰╯─]", "", edge_cl("learn", "--help").out))
+    said = flat(re.sub(r"[│╭╮╰╯─]", "", edge_cl("learn", "--help").out))
+    assert words in said
+    assert "If the least takes longer, it is done, and said." in said and "takes more, it is refused." in said
     run = edge_cl("learn", "--new-classes", made / "second", "--method", "prototype", "--store", store)
     assert "old classes before → after this learn" in run.out and "forgetting (best so far - now" in run.out
     assert re.search(r"new classes \(hold-out\) +[\d.]+ % \(\d of 2\)", run.out)
