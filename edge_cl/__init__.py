@@ -20,6 +20,10 @@ _HOMES = {"EdgeClError": "edge_cl.errors", "LearnConfig": "edge_cl.config", "Lea
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
     """Import public names when they are first used: `import edge_cl` stays light."""
     if name == "__version__":

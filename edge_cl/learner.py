@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -486,11 +487,21 @@ class Learner:
     def predict(
         self, *sources: str | Path, top: int = 5, rule: str = "routed", progress: Progress = no_progress
     ) -> Answers:
-        """Answer for picture files and folders of pictures."""
+        """Answer for picture files and folders of pictures.
+
+        Raises:
+            UsageError: a source is no path.
+        """
         from edge_cl.decoded import decode_in_portions
         from edge_cl.intake import skipped_json
         from edge_cl.pictures import read_unlabelled
 
+        for source in sources:
+            if not isinstance(source, str | PathLike):
+                raise UsageError(
+                    f"Learner.predict takes paths of pictures and folders, not {type(source).__name__}.",
+                    mend="For frames: export OUT, then edge_cl.runtime.Classifier(OUT).predict(frame).",
+                )
         folder = read_unlabelled(*map(Path, sources), on_progress=partial(progress, "scan"))
         recogniser = self.recogniser(rule)
         rank = {source: i for i, source in reversed(list(enumerate(map(Path, sources))))}

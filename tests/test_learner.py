@@ -18,6 +18,7 @@ from PIL import Image, ImageEnhance
 from small import BACKBONE, CONFIG, LOOKS, copied, drawn, hashes, ids, picture, write_looks
 from two_tasks import EVERY, FIRST, SECOND, TASKS, THIRD, means, model, predictions, work
 
+import edge_cl
 from edge_cl import LearnConfig, Learner
 from edge_cl.adaptation import SCHEDULES, Adapted, Job
 from edge_cl.assessment import assess
@@ -289,6 +290,17 @@ def test_negative_seed_works_or_is_refused_as_bad_usage(taught: Learner, tmp_pat
     except UsageError:
         return
     learner.learn(pictures, config)
+
+
+def test_frames_are_not_paths(learner: Learner) -> None:
+    frame: Any = np.zeros((32, 32, 3), np.uint8)
+    with pytest.raises(UsageError, match=r"takes paths .*, not ndarray\.\n.*Classifier\(OUT\)\.predict\(frame\)"):
+        learner.predict(frame)
+
+
+def test_the_package_lists_what_it_offers() -> None:
+    assert {"EdgeClError", "LearnConfig", "Learner", "__version__"} == set(dir(edge_cl))
+    assert all(hasattr(edge_cl, name) for name in dir(edge_cl))
 
 
 def test_a_report_has_no_heading_with_nothing_below_it(learner: Learner) -> None:
