@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from edge_cl.features import Encoder, TorchBackend
 
 FORGETTING = "mean over earlier tasks of (best accuracy after any stage - accuracy after the last stage)"
+OURS = "edge-cl"  # of the methods
 PROJECTED = 2000  # random features of the projection method
 SHRINKAGE = 0.2  # of the training-free discriminants
 
@@ -121,13 +122,14 @@ class Stage:
 
 Method = Callable[[Setting], Iterator[Stage]]
 METHODS: dict[str, Method] = {}
+MEANINGS: dict[str, str] = {}  # of their names, for the legend
 
 
-def method(name: str) -> Callable[[Method], Method]:
+def method(name: str, meaning: str) -> Callable[[Method], Method]:
     """Register a method, which yields a stage for every task of a stream."""
 
     def register(function: Method) -> Method:
-        METHODS[name] = function
+        METHODS[name], MEANINGS[name] = function, meaning
         return function
 
     return register
@@ -159,7 +161,7 @@ def _last_token(setting: Setting, x: Array) -> Array:
     return x[:, -backbone.summaries_per_block * backbone.width :][:, : backbone.width]
 
 
-@method("ncm")
+@method("ncm", "nearest class mean")
 def nearest_class_mean(setting: Setting) -> Iterator[Stage]:
     """Answer with the class mean of largest cosine, last block's class token, nothing trained."""
 
@@ -177,7 +179,7 @@ def _lda(x: Array, y: Indices) -> Callable[[Array], Array]:
     return lambda rows: softmax(discriminant.scores(rows))
 
 
-@method("lda-last")
+@method("lda-last", "discriminant, last block")
 def lda_last(setting: Setting) -> Iterator[Stage]:
     """Answer by a linear discriminant of the last block's class token, nothing trained."""
 
@@ -188,7 +190,7 @@ def lda_last(setting: Setting) -> Iterator[Stage]:
     return _on_frozen(setting, fit)
 
 
-@method("lda-all")
+@method("lda-all", "discriminant, all blocks")
 def lda_all(setting: Setting) -> Iterator[Stage]:
     """Answer by a linear discriminant over all blocks, full covariance, nothing trained."""
 
@@ -206,7 +208,7 @@ def lda_all(setting: Setting) -> Iterator[Stage]:
     return _on_frozen(setting, fit)
 
 
-@method("random-projection")
+@method("random-projection", "random projection, ridge")
 def random_projection(setting: Setting) -> Iterator[Stage]:
     """Answer by ridge regression on random ReLU features of the last class token (RanPAC, NeurIPS 2023)."""
     generator = np.random.default_rng(0)
@@ -283,7 +285,7 @@ def _taught(setting: Setting, config: LearnConfig, rule: str, later: LearnConfig
         yield Stage(found, passes, answer_ms, report.seconds["total"])
 
 
-@method("cl-lora")
+@method("cl-lora", "CL-LoRA as published")
 def published(setting: Setting) -> Iterator[Stage]:
     """Learn by the published schedule and answer by the published rule."""
     config = LearnConfig(
@@ -292,14 +294,14 @@ def published(setting: Setting) -> Iterator[Stage]:
     return _taught(setting, config, "published")
 
 
-@method("adapt-once")
+@method("adapt-once", "adapted to the first task only")
 def adapt_once(setting: Setting) -> Iterator[Stage]:
     """Adapt to the first task, without a teacher; then statistics alone, answered by the base branch on one square."""
     config = LearnConfig(epochs=setting.epochs, seed=setting.seed, finer_weight=0.0, choose_square=False)
     return _taught(setting, config, "base", replace(config, method="prototype"))
 
 
-@method("edge-cl")
+@method(OURS, "this library")
 def ours(setting: Setting) -> Iterator[Stage]:
     """Learn and answer as edge-cl does."""
     return _taught(setting, LearnConfig(epochs=setting.epochs, seed=setting.seed), "routed")
@@ -429,15 +431,17 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> bytes:
         # What lies below another curve shows at its edges, through its gaps and in its hollow markers.
         curves = np.asarray([row["curve"] for row in rows if row["method"] == name])
         known = np.cumsum(rows[0]["tasks"])
+        own = {"color": "black", "linestyle": "-", "alpha": 1.0, "zorder": 3} if name == OURS else {"alpha": 0.6}
         axes.plot(
-            known, 100 * curves.mean(0), look, label=name, alpha=0.8, linewidth=width, markersize=4 + 2 * width,
-            markerfacecolor="none",
+            known, 100 * curves.mean(0), marker=look[0], linewidth=width, markersize=4 + 2 * width,
+            markerfacecolor="none", label=f"{name}: {MEANINGS.get(name, '')}", **{"linestyle": look[1:], **own},
         )  # fmt: skip
         if len(curves) > 1:
-            axes.fill_between(known, 100 * curves.min(0), 100 * curves.max(0), alpha=0.15)
+            colour = axes.lines[-1].get_color()
+            axes.fill_between(known, 100 * curves.min(0), 100 * curves.max(0), alpha=0.15, color=colour)
     backbone, _ = rows[0]["backbone"].rsplit(" ", 1)  # but for the hash of its weights
     axes.set(xlabel="classes known", ylabel="accuracy over them, %", title=f"{rows[0]['data']}, {backbone}")
     axes.locator_params("x", integer=True)
-    axes.legend()
+    axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
     return benchmark.to_png(figure)

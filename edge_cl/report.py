@@ -224,14 +224,19 @@ class LearnReport:
             points = [
                 (k, row[task] * POINTS) for k, row in zip(steps, self.accuracy_matrix, strict=True) if task in row
             ]
-            left.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, color="0.7")
+            left.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, color="0.3", zorder=3)
         means = [sum(row.values()) / len(row) * POINTS if row else float("nan") for row in self.accuracy_matrix]
-        left.plot(steps, means, marker="o", color="C0", label="mean over tasks")
-        left.plot([], [], color="0.7", label="one task")
-        left.set(xlabel="learn", ylabel="hold-out accuracy, %", ylim=(0, 102), title="Accuracy after each learn")
+        left.plot(steps, means, marker="o", markersize=9, linewidth=5, color="C0", alpha=0.5, label="mean over tasks")
+        left.plot([], [], marker="o", markersize=3, linewidth=1, color="0.3", label="one task")
+        # Tasks lie on their mean, not under it; the axis begins where there is something to see.
+        lowest = min((value * POINTS for row in self.accuracy_matrix for value in row.values()), default=0.0)
+        bottom = max(min(10 * ((lowest - 2) // 10), 90), 0)
+        left.set(xlabel="learn", ylabel="hold-out accuracy, %", title="Accuracy after each learn")
+        left.set_ylim(bottom, 100 + 0.04 * (100 - bottom))
+        left.grid(axis="y", alpha=0.3)
         left.set_xlim(0.5, max(len(steps), 1) + 0.5)  # there are whole numbers alone, of one learn too
         left.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        left.legend(loc="lower left")
+        left.legend(loc="best")
         right.barh([name for name, _ in shown], [value * POINTS for _, value in shown], color="C0")
         title = (
             "Each class now" if len(shown) == len(classes) else f"The {len(shown)} weakest of {len(classes)} classes"

@@ -160,6 +160,11 @@ def test_the_plot_tells_curves_apart_that_lie_on_each_other() -> None:
     assert {(line.get_marker(), line.get_markerfacecolor()) for line in axes.lines} == {(m, "none") for m in "os^DvPX"}
     widths = [line.get_linewidth() for line in axes.lines]
     assert len(widths) == len(METHODS) and widths == sorted(set(widths), reverse=True)
+    ours = axes.lines[list(METHODS).index("edge-cl")]
+    assert ours.get_color() == "black" and ours.get_zorder() > max(
+        li.get_zorder() for li in axes.lines if li is not ours
+    )
+    assert [text.get_text().partition(": ")[0] for text in axes.get_legend().get_texts()] == list(METHODS)
     assert all(tick == round(tick) for tick in axes.get_xticks())
     assert axes.get_title() == "shop, vit 32 px"
 

@@ -382,6 +382,18 @@ def test_the_plot_counts_learns_in_whole_numbers(learner: Learner, learns: int) 
     assert low < 1 and high > learns
 
 
+@pytest.mark.parametrize(("lowest", "bottom"), [(1.0, 90), (0.97, 90), (0.91, 80), (0.5, 40), (0.0, 0)])
+def test_the_plot_begins_a_little_under_the_lowest_accuracy(learner: Learner, lowest: float, bottom: float) -> None:
+    saved: Any = learner.store.read_json(learner.store.head, "metrics.json")
+    with drawn() as figures:
+        LearnReport(**{**saved, "accuracy_matrix": [{"one": 1.0}, {"one": lowest, "two": 1.0}]}).plot()
+    left = figures[0].axes[0]
+    low, high = left.get_ylim()
+    assert low == bottom and high > 100
+    one, two, mean, _ = left.lines
+    assert min(one.get_zorder(), two.get_zorder()) > mean.get_zorder()  # tasks are not hidden below their mean
+
+
 def test_report_lies_in_the_version(learner: Learner, tmp_path: Path) -> None:
     report = learner.learn(write_looks(tmp_path / "third", THIRD), CONFIG, task="kitchen|hall")
     store, head = learner.store, learner.store.head
