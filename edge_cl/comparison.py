@@ -431,7 +431,9 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> bytes:
         # What lies below another curve shows at its edges, through its gaps and in its hollow markers.
         curves = np.asarray([row["curve"] for row in rows if row["method"] == name])
         known = np.cumsum(rows[0]["tasks"])
-        own = {"color": "black", "linestyle": "-", "alpha": 1.0, "zorder": 3} if name == OURS else {"alpha": 0.6}
+        own: dict[str, Any] = (
+            {"color": "black", "linestyle": "-", "alpha": 1.0, "zorder": 3} if name == OURS else {"alpha": 0.6}
+        )
         axes.plot(
             known, 100 * curves.mean(0), marker=look[0], linewidth=width, markersize=4 + 2 * width,
             markerfacecolor="none", label=f"{name}: {MEANINGS.get(name, '')}", **{"linestyle": look[1:], **own},
