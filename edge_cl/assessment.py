@@ -88,9 +88,10 @@ def calibrated(model: Model) -> Model:
     head = model.head()
     scored = _score(model, head, model.statistics)
     temperature = _temperature(head, model.statistics, scored)
-    negative, _ = _of_negatives(model, head)
-    threshold = _unknown_threshold(_distances(model, model.statistics), negative)
-    least_score = _least_score(scored.scores.max(1), temperature)
+    far, best = _of_negatives(model, head)
+    threshold = _unknown_threshold(_distances(model, model.statistics), far)
+    near = np.where(far > threshold, -np.inf, best)  # the distance tells the others
+    least_score = _least_score(scored.scores.max(1), temperature, near)
     return replace(model, temperature=temperature, threshold=threshold, least_score=least_score)
 
 
@@ -153,28 +154,44 @@ def _unknown_threshold(known: Array, negative: Array) -> float:
         known: distances of the probes, (P,).
         negative: distances of the negatives, (M,).
     """
-    lowest, highest = np.quantile(known, (LEAST_KNOWN, KNOWN_QUANTILE))
+    lowest, highest = map(float, np.quantile(known, (LEAST_KNOWN, KNOWN_QUANTILE)))
     if len(known) < FEW_KNOWN:
         highest = max(highest, _prediction_bound(known))
+    return _fewest_errors(known, negative, lowest, highest)
+
+
+def _fewest_errors(known: Array, negative: Array, lowest: float, highest: float) -> float:
+    """Return the bound above which probes are rejected, and negatives not accepted, with the fewest errors, as shares.
+
+    Args:
+        known: of the probes, (P,).
+        negative: of the negatives, (M,).
+        lowest: of the bounds.
+        highest: likewise; the one without negatives.
+    """
     if not len(negative):
-        return float(highest)
-    tried = np.unique(np.clip(np.concatenate((known, np.nextafter(negative, -np.inf))), lowest, highest))[::-1]
+        return highest
+    bounds = np.concatenate((known, np.nextafter(negative, -np.inf), [highest]))
+    tried = np.unique(bounds.clip(lowest, highest))[::-1]
     errors = [(known > limit).mean() + (negative <= limit).mean() for limit in tried]
     return float(tried[int(np.argmin(errors))])
 
 
-def _least_score(known: Array, temperature: float) -> float:
+def _least_score(known: Array, temperature: float, negative: Array) -> float:
     """Return the score of the best class below which a picture is unknown, however near it is.
 
     That is where it is `MIDWAY` nats less probable than what lies midway between all classes, which has a score of 0.
     What is like the classes known, but none of them, lies there; distances do not tell the two apart
-    (docs/accuracy.md). `LEAST_KNOWN` of the probes pass.
+    (docs/accuracy.md). Negatives raise it to where errors are fewest, see `_unknown_threshold`; `LEAST_KNOWN` of the
+    probes pass.
 
     Args:
         known: best scores of the probes, (P,).
         temperature: of the scores.
+        negative: best scores of the negatives, (M,); of those that need none, minus infinity.
     """
-    return min(-MIDWAY * temperature, float(np.quantile(known, 1 - LEAST_KNOWN, method="lower")))
+    highest = float(np.quantile(known, 1 - LEAST_KNOWN, method="lower"))
+    return -_fewest_errors(-known, -negative, -highest, max(MIDWAY * temperature, -highest))
 
 
 def _prediction_bound(sample: Array) -> float:

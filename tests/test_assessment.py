@@ -606,9 +606,36 @@ def test_what_is_like_no_class_is_unknown_however_near_it_is() -> None:
 
 def test_the_least_score_lets_most_probes_pass() -> None:
     known = np.linspace(0, 100, 101).astype(np.float32)
-    assert _least_score(known, 8.0) == -MIDWAY * 8
-    assert _least_score(known - 50, 8.0) == -45
-    assert _least_score(known[:4] - 50, 8.0) == -50  # so few of them all pass
+    nothing = np.zeros(0, np.float32)
+    assert _least_score(known, 8.0, nothing) == -MIDWAY * 8
+    assert _least_score(known - 50, 8.0, nothing) == -45
+    assert _least_score(known[:4] - 50, 8.0, nothing) == -50  # so few of them all pass
+
+
+def test_negatives_raise_the_least_score_but_not_without_bounds() -> None:
+    known = np.linspace(0, 100, 101).astype(np.float32)
+    lowest = -MIDWAY * 8
+    assert _least_score(known, 8.0, np.float32([-20, -15])) == lowest  # nothing to gain
+    assert _least_score(known, 8.0, np.float32([-20, -5, -np.inf])) == pytest.approx(-5, abs=1e-3)  # costs no probe
+    assert _least_score(known, 8.0, np.float32([-20, 3, -20])) == pytest.approx(3, abs=1e-3)  # a third for three probes
+    assert _least_score(known, 8.0, np.float32([50, 60, 70])) == lowest  # cannot be had
+    assert _least_score(known, 8.0, np.float32([3, *[-np.inf] * 99])) == lowest  # one of a hundred, for three probes
+    assert _least_score(known, 8.0, np.float32([4, 20])) == pytest.approx(4, abs=1e-3)  # at most five probes
+
+
+def test_negatives_that_are_near_raise_the_least_score_and_those_that_are_far_do_not() -> None:
+    found = calibrated(model(pictures(20), pictures(25, seed=1)))
+    generator, means = np.random.default_rng(2), found.statistics.means
+    between = means.mean(0) + 0.3 * (means[:1] - means.mean(0))
+    near = (between + half(0.3 * generator.normal(size=(80, WIDTH)))).astype(np.float16)
+    far = half(generator.normal(size=(80, WIDTH)) * 50).astype(np.float16)
+    plain, tightened = assess(replace(found, negatives=near)), calibrated(replace(found, negatives=near))
+    assert calibrated(replace(found, negatives=far)).least_score == found.least_score
+    assert calibrated(replace(found, negatives=np.concatenate((near, far)))).least_score > found.least_score
+    assert tightened.least_score > found.least_score
+    measured = assess(tightened)
+    assert plain.false_accepts is not None and measured.false_accepts is not None and measured.false_rejects is not None
+    assert measured.false_accepts < 0.7 * plain.false_accepts and measured.false_rejects <= 0.1
 
 
 def test_negatives_are_kept_and_measured() -> None:
