@@ -20,6 +20,7 @@ from edge_cl.cli_options import (
 from edge_cl.config import KEPT_VERSIONS
 from edge_cl.console import answers, emit, say, table
 from edge_cl.errors import EdgeClError
+from edge_cl.store_files import REPORT
 
 
 def classes(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
@@ -173,7 +174,7 @@ def _show_saved_report(learner: Any, as_json: bool) -> None:
     report = with_names(saved, [c["name"] for c in learner.classes()])
     value = {
         **report,
-        "files": {name: str(store.object_path(head, name)) for name in ("report.md", "metrics.json", "plot.png")},
+        "files": {name: str(store.object_path(head, name)) for name in REPORT},
     }
 
     def show() -> None:

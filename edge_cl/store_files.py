@@ -18,6 +18,7 @@ from edge_cl.version import ObjectRef, Version, decode, object_fault
 
 _VERSION_FILE = re.compile(r"([0-9]{6,18})\.json")
 _HEAD = re.compile(rb"(0|[1-9][0-9]{0,17})\n")
+REPORT = ("report.md", "metrics.json", "plot.png")  # objects of a version that nothing is answered or learned by
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,14 @@ class StoreFiles:
             version = self.load(number)
         except ValueError as error:
             return [f"{error}."]
+        damaged = self._damaged(version, seen)
+        return [f"Object {name!r} of version {number}: {fault}." for name, fault in damaged.items()]
+
+    def _damaged(self, version: Version, seen: dict[ObjectRef, str]) -> dict[str, str]:
         for ref in version.objects.values():
             if ref not in seen:
                 seen[ref] = object_fault(self.object_file(ref), ref)
-        return [
-            f"Object {name!r} of version {number}: {seen[ref]}." for name, ref in version.objects.items() if seen[ref]
-        ]
+        return {name: seen[ref] for name, ref in version.objects.items() if seen[ref]}
 
     def command(self, verb: str) -> str:
         """Return a command for this store, to be shown: without --store it might be done to another."""
@@ -119,9 +122,15 @@ class StoreFiles:
     def way_on(self) -> str:
         """Say how to go on from damage: the newest whole version before the one in force, else the newest whole one.
 
-        Not just the newest: the versions after the one in force are those that a rollback undid.
+        Not just the newest: the versions after the one in force are those that a rollback undid. Where its report alone
+        is damaged, nothing has to be done.
         """
         seen: dict[ObjectRef, str] = {}
+        with suppress(ValueError):
+            head = self.load(self.head_number())
+            damaged = self._damaged(head, seen).keys()
+            if damaged and damaged <= set(REPORT):
+                return f"Version {head.number} answers as before, without its report; the next learn writes its own."
         lineage = list(self._lineage())
         numbers = [*lineage, *reversed(self.numbers())]
         whole = next((number for number in numbers if not self.faults(number, seen)), None)

@@ -497,6 +497,19 @@ def test_damage_elsewhere_does_not_suggest_a_rollback(tmp_path: Path) -> None:
         store.read_json(store.version(0), "classes.json")
 
 
+def test_a_damaged_report_leads_to_no_other_version(tmp_path: Path) -> None:
+    store = create(tmp_path / "store")
+    with store.write("learn") as transaction:
+        transaction.keep_all()
+        transaction.put_bytes("report.md", b"learned")
+        transaction.commit(kind="learn", record={})
+    flip(object_file(store, "report.md"))
+    assert store.check() != []
+    assert store.files.way_on() == "Version 1 answers as before, without its report; the next learn writes its own."
+    flip(object_file(store, "classes.json"))
+    assert store.files.way_on() == "No version is whole: restore " + f"{store.path} from a copy."
+
+
 def test_damage_does_not_lead_to_what_a_rollback_undid(tmp_path: Path) -> None:
     store = create(tmp_path / "store")
     first = object_file(store, "classes.json")
