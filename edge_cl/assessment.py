@@ -171,8 +171,9 @@ def _fewest_errors(known: Array, negative: Array, lowest: float, highest: float)
     """
     if not len(negative):
         return highest
-    bounds = np.concatenate((known, np.nextafter(negative, -np.inf), [highest]))
-    tried = np.unique(bounds.clip(lowest, highest))[::-1]
+    values = np.unique(np.concatenate((known, negative)).astype(np.float64))
+    midway = (values[1:] + values[:-1]) / 2  # between two of them, not at a negative itself
+    tried = np.unique(np.append(midway, highest).clip(lowest, highest))[::-1]
     errors = [(known > limit).mean() + (negative <= limit).mean() for limit in tried]
     return float(tried[int(np.argmin(errors))])
 
@@ -182,16 +183,16 @@ def _least_score(known: Array, temperature: float, negative: Array) -> float:
 
     That is where it is `MIDWAY` nats less probable than what lies midway between all classes, which has a score of 0.
     What is like the classes known, but none of them, lies there; distances do not tell the two apart
-    (docs/accuracy.md). Negatives raise it to where errors are fewest, see `_unknown_threshold`; `LEAST_KNOWN` of the
-    probes pass.
+    (docs/accuracy.md). Negatives raise it to where errors are fewest (see `_unknown_threshold`), to 0 at most: probes
+    may have much higher scores than pictures to come. `LEAST_KNOWN` of the probes pass.
 
     Args:
         known: best scores of the probes, (P,).
         temperature: of the scores.
         negative: best scores of the negatives, (M,); of those that need none, minus infinity.
     """
-    highest = float(np.quantile(known, 1 - LEAST_KNOWN, method="lower"))
-    return -_fewest_errors(-known, -negative, -highest, max(MIDWAY * temperature, -highest))
+    most = float(np.quantile(known, 1 - LEAST_KNOWN, method="lower"))
+    return -_fewest_errors(-known, -negative, max(0.0, -most), max(MIDWAY * temperature, -most))
 
 
 def _prediction_bound(sample: Array) -> float:
@@ -257,11 +258,11 @@ def with_best_shrinkage(model: Model) -> Model:
 
 
 def on_better_square(model: Model) -> Model:
-    """Return the model answering on the other square, own or closer, if its probes are told better there.
+    """Return the model answering on the other square, own or closer, if its probes are recognised better there.
 
-    Better by more than one standard error of the difference. Things that stand far away are told better on the closer
-    square; of those that fill the frame it shows a part. It costs no pass: pictures are cut in another way. Where few
-    probes, or not all, were seen on both squares, it is its own.
+    Better by more than one standard error of the difference. Things that stand far away are recognised better on the
+    closer square; of those that fill the frame it shows a part. It costs no pass: pictures are cut in another way.
+    Where few probes, or not all, were seen on both squares, it is its own.
     """
     own = replace(model, closer=False, exit=None)
     closer = replace(own, closer=True)
@@ -396,7 +397,7 @@ def look_alikes(model: Model, task: int) -> list[tuple[int, int]]:
 def hardly_varied(model: Model, classes: Collection[int]) -> list[int]:
     """Return which of some class ids are of classes whose probes hardly differ, as frames of a thing that stands still.
 
-    They are told right, whatever other views of the thing are. Differences are one minus the cosine of features.
+    They are recognised, whatever other views of the thing are. Differences are one minus the cosine of features.
     """
     if len(model.classes) < 2:
         return []

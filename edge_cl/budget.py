@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from edge_cl.config import LearnConfig
+from edge_cl.config import LearnConfig, Method
 
 TRAINING = 2.2  # a forward and backward pass through adapted blocks, in forward passes, ...
 REDUCED_TRAINING = 1.4  # ... and in reduced precision
@@ -121,7 +121,8 @@ class TimeBudget:
         Where not even those fit, the cheapest settings of all are returned.
         """
         left = self.deadline - time.monotonic()
-        options = [replace(config, method="prototype", views=v) for v in _down(config.views, 0)]
+        cheapest: Method = "prototype" if work.adapts else config.method
+        options = [replace(config, method=cheapest, views=v) for v in _down(config.views, 0)]
         if work.adapts:
             fewest = min(FEWEST_EPOCHS, config.epochs)
             shorter = [replace(config, epochs=e) for e in _down(config.epochs, fewest)]

@@ -112,7 +112,7 @@ def evaluate(
 
     told = []
     if strange is not None:
-        told = [(f"called unknown, of {strange['images']} of nothing known", percent(strange["called_unknown"]))]
+        told = [("called unknown of --unknown", f"{percent(strange['called_unknown'])} ({strange['images']} pictures)")]
 
     def show() -> None:
         rows = [

@@ -26,7 +26,7 @@ from edge_cl.cli_options import (
     place,
 )
 from edge_cl.config import SHIPPED, LearnConfig, Method, Schedule, SharedUpdate
-from edge_cl.console import Progress, answers, emit, say, table, warn_skipped
+from edge_cl.console import Progress, answers, emit, export_line, say, table, warn_skipped
 
 if TYPE_CHECKING:
     from edge_cl.intake import Pictures
@@ -293,7 +293,6 @@ def _show_report(report: Any, store: Store | None) -> None:
     for note in report.notes:
         say(f"note: {note}")
     if report.export is not None and "error" not in report.export:
-        seconds, more = report.export["seconds"], report.export["classifier_s"]
-        say(f"exported: {report.export['path']} in {seconds:.2f} s, and {more:.2f} s more for classifier.onnx")
+        say(export_line(report.export))
     if store and "report.md" in store.head.objects:
         say(f"Full report: {store.command('log --report')}")

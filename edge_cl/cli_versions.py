@@ -18,7 +18,7 @@ from edge_cl.cli_options import (
     flag,
 )
 from edge_cl.config import KEPT_VERSIONS
-from edge_cl.console import answers, emit, say, table
+from edge_cl.console import answers, emit, export_line, say, table
 from edge_cl.errors import EdgeClError
 from edge_cl.store_files import REPORT
 
@@ -105,7 +105,7 @@ def _conclude(learner: Any, version: Any, value: dict[str, Any], said: str, out:
 
         try:
             exported = {"path": str(out), **learner.export(out, say=say)}
-            lines.append(f"exported: {out} in {exported['seconds'] * 1000:.0f} ms")
+            lines.append(export_line(exported))
         except EdgeClError as error:
             exported, done = failure(out, error), f"Version {version.number} of {learner.store.given} is in force."
             failed = EdgeClError(*error.faults, done, mend=way_on(error, out, learner.store.given))

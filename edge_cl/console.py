@@ -49,6 +49,12 @@ def say(text: str) -> None:
     messages.print(text, markup=False, soft_wrap=True)
 
 
+def export_line(export: Mapping[str, Any]) -> str:
+    """Return what is said of a bundle that was brought up to date, of the `export` of a command's JSON."""
+    seconds, more = export["seconds"], export["classifier_s"]
+    return f"exported: {export['path']} in {seconds:.2f} s, and {more:.2f} s more for classifier.onnx"
+
+
 def warn_skipped(skipped: Any) -> None:
     """Name what was not used, on stderr."""
     for item in skipped:

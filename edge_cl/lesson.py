@@ -127,6 +127,7 @@ class Lesson:
             checkpoint=checkpoint, cache=cache, progress=progress, stopwatch=stopwatch, started=started,
         )  # fmt: skip
         gone = {s.path for s in learned.intake.skipped} - {s.path for s in intake.skipped}
+        gone |= {p.path for p in intake.folder.pictures} - {p.path for p in learned.intake.folder.pictures}
         model, report = measure_outcome(old, learned, config, stopwatch.seconds)
         require_little_forgetting(report, config.max_forgetting)
         report = replace(report, version=transaction.next_number, notes=[*report.notes, *self._notes(report)])

@@ -51,6 +51,7 @@ def measure_outcome(
         known_classes=[c.name for c in new.classes],
         images=len(intake.folder.pictures),
         hold_out=len(intake.hold_out),
+        negatives=len(intake.negatives.pictures) if intake.negatives else 0,
         learned_before=intake.learned_before,
         skipped=skipped_json(intake.skipped),
         epochs=learned.epochs,
@@ -110,6 +111,7 @@ def nothing_new(
         version=version,
         images=0,
         hold_out=0,
+        negatives=0,
         learned_before=passed,
         updated_classes=[],
         accuracy_matrix=report.accuracy_matrix[:-1],
@@ -200,7 +202,9 @@ def _notes(old: Model, learned: Learned, after: Assessment) -> list[str]:
             "same thing may not be known. Turn and move it while its pictures are taken."
         )
     unmeasured = [repr(name) for name in learned.intake.new if model.ids[name] not in after.per_class]
-    if not after.pictures:
+    if not model.classes:
+        notes.append("No class is known yet: the pictures of nothing known are kept for the classes to come.")
+    elif not after.pictures:
         notes.append("Too few pictures to hold any out: accuracy, confidence and the unknown test are not calibrated.")
     elif unmeasured:
         notes.append(
@@ -226,7 +230,7 @@ def _copy_notes(intake: Intake) -> list[str]:
             )
             continue
         notes += [
-            f"{count} of the {total} new pictures of {name!r} were learned as {other!r} before, and count for both. "
+            f"New pictures of {name!r} that were learned as {other!r} before, and count for both: {count} of {total}. "
             f"If they do not show {other!r}, forget it and learn it again without them."
             for other, count in others.items()
         ]

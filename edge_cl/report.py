@@ -48,6 +48,7 @@ class LearnReport:
             are answered as unknown, and of the negatives that are not; None where there are none.
         learned_before: pictures of the folder that were passed over, as their class was learned from them before.
         hold_out: how many of `images` were held out.
+        negatives: pictures of nothing known that were new.
         class_hold_out: pictures that each of `class_accuracy` is measured on, by class name.
         old_hold_out: pictures that `old_class_accuracy` is measured on.
         export: what bringing a bundle up to date did (see `Learner.export`), with its path; None where none was asked.
@@ -76,6 +77,7 @@ class LearnReport:
     unknown: Mapping[str, float | None]
     learned_before: int = 0
     hold_out: int = 0
+    negatives: int = 0
     class_hold_out: Mapping[str, int] = field(default_factory=dict)  # empty in reports of earlier releases
     old_hold_out: int = 0
     export: Mapping[str, Any] | None = None
@@ -140,8 +142,9 @@ class LearnReport:
         counts = [("new classes", f"{new}")] if new else []
         counts += [("known classes with new pictures", f"{updated}")] if updated else []
         held = f", {self.hold_out} of them held out" if self.hold_out else ""  # where none was, a note says so
-        counts += [("pictures learned from", f"{self.images}{held}"), ("classes known", f"{len(self.known_classes)}")]
-        return counts
+        counts += [("pictures learned from", f"{self.images}{held}")] if self.images or not self.negatives else []
+        counts += [("pictures of nothing known", f"{self.negatives}")] if self.negatives else []
+        return [*counts, ("classes known", f"{len(self.known_classes)}")]
 
     def new_accuracy(self) -> str:
         """Write the accuracy on the new classes, and on how many pictures it was measured."""
@@ -151,7 +154,8 @@ class LearnReport:
 
     def old_pictures(self) -> str:
         """Write on how many pictures the accuracy on the old classes was measured, a mean over their tasks."""
-        return f" ({self.old_hold_out} pictures)" if self.old_hold_out else ""
+        count = self.old_hold_out
+        return f" ({count} picture{'s' if count > 1 else ''})" if count else ""
 
     def weak(self, count: int) -> list[tuple[str, str]]:
         """Return the weakest classes, each with its accuracy and on how many pictures it was measured."""

@@ -177,6 +177,8 @@ class StoreFiles:
         """Say what lets this user write where they may not: in the store, or where it is to be made."""
         shut, made = nearest_there(shut), _is_there(self.path)
         place = shlex.quote(str(self.given if made else shut))
+        if os.statvfs(shut).f_flag & os.ST_RDONLY:
+            return "Its disk is mounted read-only: mount it anew, or name another directory with --store DIR."
         if shut.stat().st_uid == os.getuid():
             return f"Allow it: chmod {'-R ' if made else ''}u+rwX {place}"
         return f'Make it yours: sudo chown -R "$USER" {place}' if made else "Name another directory with --store DIR."

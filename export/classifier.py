@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edge_cl.backend import BASE
 from edge_cl.export.bundle import DTYPES, Factors
-from edge_cl.head import Discriminant, Exit, Head
+from edge_cl.head import EXIT_SHARE, Discriminant, Exit, Head
 from edge_cl.spread import DIRECTIONS, Quadratic
 from edge_cl.statistics import Precision
 
@@ -60,7 +60,7 @@ def head_tensors(
     early = exit.head
     exit_scales = [
         *(1 / early.temperature, 1 / early.precision.variance, early.threshold, exit.confidence),
-        _inverse(early.threshold),
+        EXIT_SHARE * _inverse(early.threshold),
     ]
     return {
         "lora_down": down,

@@ -613,14 +613,15 @@ def test_the_least_score_lets_most_probes_pass() -> None:
 
 
 def test_negatives_raise_the_least_score_but_not_without_bounds() -> None:
-    known = np.linspace(0, 100, 101).astype(np.float32)
+    known = np.linspace(-4, 96, 101).astype(np.float32)
     lowest = -MIDWAY * 8
     assert _least_score(known, 8.0, np.float32([-20, -15])) == lowest  # nothing to gain
-    assert _least_score(known, 8.0, np.float32([-20, -5, -np.inf])) == pytest.approx(-5, abs=1e-3)  # costs no probe
-    assert _least_score(known, 8.0, np.float32([-20, 3, -20])) == pytest.approx(3, abs=1e-3)  # a third for three probes
+    assert _least_score(known, 8.0, np.float32([-20, -5, -np.inf])) == pytest.approx(-4.5, abs=1e-3)  # costs no probe
+    assert _least_score(known, 8.0, np.float32([-20, -2, -20])) == pytest.approx(-1.5, abs=1e-3)  # a third for three
     assert _least_score(known, 8.0, np.float32([50, 60, 70])) == lowest  # cannot be had
-    assert _least_score(known, 8.0, np.float32([3, *[-np.inf] * 99])) == lowest  # one of a hundred, for three probes
-    assert _least_score(known, 8.0, np.float32([4, 20])) == pytest.approx(4, abs=1e-3)  # at most five probes
+    assert _least_score(known, 8.0, np.float32([-2, *[-np.inf] * 99])) == lowest  # one of a hundred, for three probes
+    assert _least_score(known, 8.0, np.float32([-1, 0, 0])) == pytest.approx(-0.5, abs=1e-3)  # not above 0
+    assert _least_score(known - 4, 8.0, np.float32([-4, -2])) == pytest.approx(-3.5, abs=1e-3)  # at most five probes
 
 
 def test_negatives_that_are_near_raise_the_least_score_and_those_that_are_far_do_not() -> None:

@@ -19,6 +19,7 @@ from small import CONFIG, IMAGE_SIZE, picture, write_looks
 
 from edge_cl.export import exporter, graphs
 from edge_cl.export.exporter import CLASSIFIER, Snapshot, export_bundle
+from edge_cl.head import EXIT_SHARE
 from edge_cl.recognition import Recogniser
 from edge_cl.statistics import Scatter
 
@@ -58,6 +59,7 @@ def assert_answers(path: Path, recogniser: Recogniser, pixels: Any, *, within: f
     if head.exit is not None:
         early = head.exit.head
         near = early.distance(encoding.features[:, : len(early.discriminant.centre)]) / early.threshold
+        near *= EXIT_SHARE
         far = np.where(head.exit.answers(encoding.features)[1], near, far)
     assert np.allclose(unknown, far, rtol=30 * within, atol=30 * within)
     assert np.allclose(np.concatenate([score for _, score in recogniser.posteriors(list(pixels))]), far, atol=1e-4)

@@ -203,7 +203,7 @@ def test_some_pictures_of_another_class_are_learned_and_told(taught: Learner, tm
     report = learner.learn(folder, CONFIG, update=True)
     assert report.images == 12
     assert [note for note in report.notes if "before" in note] == [
-        f"8 of the 9 new pictures of {name!r} were learned as '9-first' before, and count for both. "
+        f"New pictures of {name!r} that were learned as '9-first' before, and count for both: 8 of 9. "
         "If they do not show '9-first', forget it and learn it again without them."
     ]
 

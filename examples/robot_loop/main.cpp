@@ -84,8 +84,8 @@ double memory_mb() {
 }
 
 bool read_settings(int argc, char** argv, Settings& settings) {
-    if (argc < 2) return false;
-    settings.bundle = argv[1];
+    settings.bundle = argc < 2 ? "" : argv[1];
+    if (settings.bundle.empty() || settings.bundle[0] == '-') return false;  // "--help" too
     for (int i = 2; i + 1 < argc; i += 2) {
         const std::string name = argv[i], value = argv[i + 1];
         if (name == "--rate") settings.rate_hz = std::stod(value);

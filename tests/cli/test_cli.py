@@ -147,7 +147,7 @@ def test_negatives_are_learned_alone(made: Path, store: Path) -> None:
     assert (looked["classes"], looked["images"], looked["negatives"]) == ([], 0, 16)
     assert Store.open(store).head.number == 1
     shown = edge_cl(*learn, "--time", "1h", "--memory", "64GB")
-    assert shown.code == 0 and "version 2 pictures learned from 0 classes known 3" in flat(shown.out), shown.err
+    assert shown.code == 0 and "version 2 pictures of nothing known 16 classes known 3" in flat(shown.out), shown.err
     assert "negatives not called unknown" in shown.out
     again = edge_cl(*learn, "--json").json
     assert (again["version"], again["notes"]) == (2, ["No picture is new: nothing was changed."])

@@ -144,7 +144,7 @@ def test_eval_tells_strangers_and_what_was_taken_for_what(made: Path, store: Pat
     assert alone["unknown_pictures"] is None
     shown = flat(edge_cl(*command, "--unknown", strange).out)
     assert (
-        f"called unknown, of 4 of nothing known {share:.1%}".replace("%", " %") in shown
+        f"called unknown of --unknown {share:.1%} (4 pictures)".replace("%", " %") in shown
         and "bolt taken for washer 3" in shown
     )
     assert "nothing known" not in edge_cl(*command).out

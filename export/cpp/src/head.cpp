@@ -99,8 +99,9 @@ bool Exit::answer(const float* prefix, float* offset, float* posterior, float* r
     head.posterior(posterior, room);
     if (!(head.largest(posterior) > confidence)) return false;
     if (unknown_score == nullptr) return !head.is_far(offset, score);
-    *unknown_score = head.unknown_score(head.distance(offset, score), score);
-    return *unknown_score <= 1;
+    const float own = head.unknown_score(head.distance(offset, score), score);
+    *unknown_score = kExitShare * own;
+    return own <= 1;
 }
 
 std::size_t Head::route(const float* posterior, float* mass) const {

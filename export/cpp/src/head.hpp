@@ -98,6 +98,8 @@ private:
     std::vector<float> highest_;  // gain among each row of the basis and those after it
 };
 
+constexpr float kExitShare = 0.7F;  ///< of the whole model's threshold that the exit's stands for: edge_cl/head.py
+
 /// What answers from the prefix alone, so that the suffix need not run.
 struct Exit {
     Head head;             ///< over the prefix's features, without branches

@@ -105,7 +105,7 @@ EDGE_CL_API size_t edge_cl_predictions_count(const edge_cl_predictions* predicti
 EDGE_CL_API const char* edge_cl_label(const edge_cl_predictions* predictions, size_t frame);
 EDGE_CL_API float edge_cl_confidence(const edge_cl_predictions* predictions, size_t frame);
 EDGE_CL_API int edge_cl_unknown(const edge_cl_predictions* predictions, size_t frame);
-/* How unlike all that is known: above 1 is unknown. Not a number, unless the options asked for it. */
+/* How unlike all that is known: above 1 is unknown. Not a number, if the options did not ask for it. */
 EDGE_CL_API float edge_cl_unknown_score(const edge_cl_predictions* predictions, size_t frame);
 EDGE_CL_API int64_t edge_cl_predicted_version(const edge_cl_predictions* predictions, size_t frame);
 EDGE_CL_API size_t edge_cl_top_count(const edge_cl_predictions* predictions, size_t frame);
