@@ -344,7 +344,8 @@ def test_costly_learn_exits_1(made: Path, store: Path, tmp_path: Path) -> None:
     alike = write_looks(tmp_path / "alike", {f"like {name}": look for name, look in FIRST.items()}, 40, first=50)
     run = edge_cl("learn", "--new-classes", alike, "--max-forgetting", "0.5", "--json", "--store", store)
     assert run.code == 1 and run.error
-    assert re.search(r"cost the old ones \d+\.\d points of accuracy, measured on \d+ pictures; 0\.5 are allowed", flat(run.err))
+    cost = r"cost the old ones \d+\.\d points of accuracy, measured on \d+ pictures; 0\.5 are allowed"
+    assert re.search(cost, flat(run.err))
     assert "Nothing was changed." in run.err
     assert Store.open(store).head.number == 1
 
