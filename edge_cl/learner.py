@@ -209,6 +209,8 @@ class Learner:
 
         if rule not in RULES:
             raise UsageError(f"Unknown rule {rule!r}.", mend=did_you_mean(rule, list(RULES)))
+        if self.device != "auto":
+            _device(self.device)
         version = self.store.head
         self._require_classes(version)
         from edge_cl.features import TorchBackend

@@ -12,12 +12,10 @@ os.environ |= {
 }
 
 import pytest
-import timm
 import torch
 from deployed import Deployed
 from safetensors.torch import save_file
-from small import CONFIG, copied, new_learner, write_looks
-from torch import Tensor
+from small import BACKBONE, CONFIG, copied, new_learner, random_weights, write_looks
 from two_tasks import EVERY, FIRST, SECOND
 
 from edge_cl import Learner
@@ -28,31 +26,19 @@ from edge_cl.weights import read_weights
 
 torch.set_num_threads(1)
 
-TINY = "test_vit"  # timm's smallest plain ViT: 6 blocks, width 64, patches of 16 px
-
-
-def random_weights(name: str, **arguments: object) -> dict[str, Tensor]:
-    """Return weights of a timm model that leave no parameter at a trivial zero or one."""
-    generator = torch.Generator().manual_seed(0)
-    state: dict[str, Tensor] = timm.create_model(name, num_classes=0, **arguments).state_dict()
-    return {
-        key: 0.1 * torch.randn(value.shape, generator=generator) + (1.0 if "norm" in key and "weight" in key else 0.0)
-        for key, value in state.items()
-    }
-
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of the timm model `test_vit`, at its own 160 px."""
-    path = tmp_path_factory.mktemp("weights") / f"{TINY}.safetensors"
-    save_file(random_weights(TINY), path)
+    path = tmp_path_factory.mktemp("weights") / f"{BACKBONE}.safetensors"
+    save_file(random_weights(BACKBONE), path)
     return path
 
 
 @pytest.fixture
 def tiny_backbone(tiny_weights: Path) -> Backbone:
     """Those weights as a frozen backbone for 32 px, split after block 3 of 6."""
-    return build(BackboneSpec(TINY, 32, 3, Preprocess(32)), read_weights(tiny_weights))
+    return build(BackboneSpec(BACKBONE, 32, 3, Preprocess(32)), read_weights(tiny_weights))
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,19 @@ def write_weights(path: Path, *, seed: int = 0) -> Path:
     return path
 
 
+def random_weights(name: str, **arguments: object) -> dict[str, Any]:
+    """Return weights of a timm model that leave no parameter at a trivial zero or one."""
+    import timm
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    state: dict[str, torch.Tensor] = timm.create_model(name, num_classes=0, **arguments).state_dict()
+    return {
+        key: 0.1 * torch.randn(value.shape, generator=generator) + (1.0 if "norm" in key and "weight" in key else 0.0)
+        for key, value in state.items()
+    }
+
+
 def picture(look: int, seed: int, side: int = 40) -> Image.Image:
     """Return a noisy picture of upright stripes: nine hues, bright or dark."""
     generator = np.random.default_rng((look, seed))

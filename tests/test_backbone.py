@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from conftest import TINY, random_weights
 from safetensors.torch import save_file
+from small import BACKBONE, random_weights
 from torch import Tensor, nn
 
 from edge_cl.architecture import BackboneSpec, at_size, build, build_empty, finer_size, patches_of
@@ -328,16 +328,16 @@ def test_unreadable_weights_are_refused(tmp_path: Path, make: Callable[[Path], o
 
 
 def test_weights_file_is_read_as_it_is(tiny_weights: Path) -> None:
-    weights, expected = read_weights(tiny_weights), random_weights(TINY)
+    weights, expected = read_weights(tiny_weights), random_weights(BACKBONE)
     assert set(weights) == set(expected)
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
 
 
 def test_offline_mode_names_both_ways_on() -> None:
     with pytest.raises(BackboneError) as error:
-        find_backbone(TINY)
+        find_backbone(BACKBONE)
     (fault,) = error.value.faults
-    assert fault.startswith(f"The weights of {TINY} could not be fetched from the hub: ")
+    assert fault.startswith(f"The weights of {BACKBONE} could not be fetched from the hub: ")
     assert len(fault.splitlines()) == 1
     assert "--weights FILE.safetensors" in error.value.mend
     assert "leave out --backbone to use edge_vit_tiny" in error.value.mend
@@ -368,7 +368,7 @@ def test_unknown_backbones_are_refused(name: str, weights: Path | None, message:
 
 @pytest.mark.parametrize(("asked", "patches"), [(None, 64), (16, 64), (14, 81), (12, 100)])
 def test_patches_overlap_if_asked(tiny_weights: Path, asked: int | None, patches: int) -> None:
-    for name, weights in ((TINY, tiny_weights), ("", None)):
+    for name, weights in ((BACKBONE, tiny_weights), ("", None)):
         source = find_backbone(name, weights, 128, asked)
         assert source.spec.patch_stride == asked
         backbone = build(source.spec, read_weights(source.path))
@@ -386,9 +386,9 @@ def test_patches_cut_from_features_do_not_overlap(tiny_weights: Path) -> None:
 def test_local_weights_take_the_model_s_own_preprocessing(
     tiny_weights: Path, image_size: int | None, side: int
 ) -> None:
-    source = find_backbone(TINY, tiny_weights, image_size)
+    source = find_backbone(BACKBONE, tiny_weights, image_size)
     preprocess = Preprocess(side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 0.95)
-    assert source.spec == BackboneSpec(TINY, side, 3, preprocess)
+    assert source.spec == BackboneSpec(BACKBONE, side, 3, preprocess)
     assert source.path == tiny_weights
     backbone = build(source.spec, read_weights(tiny_weights))
     assert backbone.prefix(torch.zeros(1, 3, side, side)).shape == (1, (side // 16) ** 2 + 1, 64)
@@ -399,5 +399,5 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, tiny_weights: P
     weights["norm.bias"][3] = torch.nan
     save_file(weights, tmp_path / "damaged.safetensors")
     with pytest.raises(BackboneError, match=r"damaged\.safetensors holds values that are not finite, in norm\.bias\."):
-        Learner.init(tmp_path / "store", backbone=TINY, weights=tmp_path / "damaged.safetensors", image_size=32)
+        Learner.init(tmp_path / "store", backbone=BACKBONE, weights=tmp_path / "damaged.safetensors", image_size=32)
     assert not (tmp_path / "store").exists()

@@ -14,9 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from small import BACKBONE
 
-PATH = f"/timm/{TINY}.r160_in1k/resolve/main/model.safetensors"
+PATH = f"/timm/{BACKBONE}.r160_in1k/resolve/main/model.safetensors"
 
 
 class Hub(ThreadingHTTPServer):
@@ -57,7 +57,7 @@ def hub(tiny_weights: Path) -> Iterator[Hub]:
     server.server_close()
 
 
-def init(folder: Path, store: str, port: int, backbone: str = TINY) -> subprocess.CompletedProcess[str]:
+def init(folder: Path, store: str, port: int, backbone: str = BACKBONE) -> subprocess.CompletedProcess[str]:
     """Run `edge-cl init` in a process of its own, with the hub at a port of this machine."""
     home = str(folder / "cache")
     changed = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_OFFLINE": "0", "HF_HOME": home, "HF_HUB_CACHE": home}
@@ -71,7 +71,7 @@ def init(folder: Path, store: str, port: int, backbone: str = TINY) -> subproces
 def test_weights_are_fetched_once(hub: Hub, tmp_path: Path, tiny_weights: Path) -> None:
     first = init(tmp_path, "first", hub.server_port)
     assert first.returncode == 0, first.stderr
-    assert json.loads(first.stdout)["backbone"]["name"] == TINY
+    assert json.loads(first.stdout)["backbone"]["name"] == BACKBONE
     assert ("GET", PATH) in hub.asked
     assert not any(path.endswith(".bin") for _, path in hub.asked)  # never a pickled file
     wanted = hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
@@ -91,7 +91,7 @@ def test_without_a_network_there_is_one_plain_error_and_no_second_try(tmp_path: 
     run = init(tmp_path, "store", port)
     assert run.returncode == 1
     fault, mend = run.stderr.splitlines()
-    assert fault.startswith(f"error: The weights of {TINY} could not be fetched from the hub: ")
+    assert fault.startswith(f"error: The weights of {BACKBONE} could not be fetched from the hub: ")
     assert mend == (
         "Pass a local file with --weights FILE.safetensors, or leave out --backbone to use edge_vit_tiny, "
         "which ships with edge-cl."

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, random_weights
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from small import BACKBONE, random_weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -251,7 +251,7 @@ def adapted(name: str) -> Callable[[Job], tuple[Adapter, ...]]:
 
 def with_teacher(job: Job) -> Job:
     """Let the bare backbone teach at the size that `finer_size` gives."""
-    encoder, spec = job.encoder, BackboneSpec(TINY, 32, 3, Preprocess(32))
+    encoder, spec = job.encoder, BackboneSpec(BACKBONE, 32, 3, Preprocess(32))
     size = finer_size(encoder.backbone, spec.image_size)
     assert size == 48
     finer = at_size(encoder.backbone, spec, size).to(encoder.device)
@@ -537,7 +537,9 @@ def test_prefix_tokens_are_those_of_the_views(tiny_backbone: Backbone) -> None:
 
 @pytest.mark.parametrize(("rate", "patches"), [(0.25, 75), (0.5, 50), (0.99, 1)])
 def test_a_step_sees_a_share_of_the_patches(rate: float, patches: int) -> None:
-    vit = build(BackboneSpec(TINY, 160, 3, Preprocess(160)), random_weights(TINY))  # 100 patches and a class token
+    vit = build(
+        BackboneSpec(BACKBONE, 160, 3, Preprocess(160)), random_weights(BACKBONE)
+    )  # 100 patches and a class token
     task = replace(job(vit, first=False), config=replace(CONFIG, patch_drop_rate=rate))
     kept = task.kept(np.array([3, 7]), 1)
     assert kept is not None

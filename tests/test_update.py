@@ -217,7 +217,9 @@ def test_pictures_put_in_the_right_class_are_told(taught: Learner, tmp_path: Pat
         path.unlink()
     report = learner.learn(grown, CONFIG, update=True)
     assert (report.images, report.updated_classes) == (4, ["z-second"])
-    assert any(note.startswith("4 of the 4 new pictures of 'z-second' were learned") for note in report.notes)
+    assert any(
+        note.startswith("New pictures of 'z-second' that were learned as '9-first' before") for note in report.notes
+    )
 
 
 def test_the_old_folder_of_a_class_that_was_renamed_is_told(taught: Learner, tmp_path: Path, grown: Path) -> None:
@@ -396,7 +398,7 @@ def test_the_report_tells_new_classes_from_known_ones(taught: Learner, tmp_path:
         ([new], both, "task-3"),
         ([grown], known, "more pictures of known classes"),
         ([grown], none, ""),
-        ([grown, "--negatives", nothing], none, "pictures of nothing known"),
+        ([grown, "--negatives", nothing], (("pictures of nothing known", 8),), "pictures of nothing known"),
     ):
         out = " ".join(edge_cl(*learn, *args).out.split())
         expected = [*counts, ("classes known", 6)]
