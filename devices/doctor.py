@@ -38,7 +38,7 @@ def check_disk(subject: Subject) -> Iterator[Finding]:
         with files.explained():
             files.require_writable()
     except StoreError as error:
-        yield Finding("disk", False, error.faults[0], error.mend, "this user has no right to write there")
+        yield Finding("disk", False, error.faults[0], error.mend, "nothing that is learned could be kept")
         return
     if free_mb <= FREE_MB:
         cause = f"a learn needs up to {FREE_MB} MB for checkpoints and the new version"

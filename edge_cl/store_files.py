@@ -106,10 +106,10 @@ class StoreFiles:
             version = self.load(number)
         except ValueError as error:
             return [f"{error}."]
-        damaged = self._damaged(version, seen)
+        damaged = self._faults_of(version, seen)
         return [f"Object {name!r} of version {number}: {fault}." for name, fault in damaged.items()]
 
-    def _damaged(self, version: Version, seen: dict[ObjectRef, str]) -> dict[str, str]:
+    def _faults_of(self, version: Version, seen: dict[ObjectRef, str]) -> dict[str, str]:
         for ref in version.objects.values():
             if ref not in seen:
                 seen[ref] = object_fault(self.object_file(ref), ref)
@@ -128,7 +128,7 @@ class StoreFiles:
         seen: dict[ObjectRef, str] = {}
         with suppress(ValueError):
             head = self.load(self.head_number())
-            damaged = self._damaged(head, seen).keys()
+            damaged = self._faults_of(head, seen).keys()
             if damaged and damaged <= set(REPORT):
                 return f"Version {head.number} answers as before, without its report; the next learn writes its own."
         lineage = list(self._lineage())
